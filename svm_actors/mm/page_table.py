@@ -1,0 +1,106 @@
+"""Sparse page tables: leaf entries of one mm (core_mm section 3).
+
+A leaf entry is an immutable tuple, so a lockless reader (hmm) holds a consistent snapshot and
+"has the entry changed" is a comparison.  Entries live in leaf tables of 512, created on demand;
+nothing is kept for untouched memory.  The leaf table is the page-table lock's domain: whoever
+changes entries announces one ``pte_write`` op for the table and then works atomically.
+
+Simplified: PTE level only; PMD-level entries are listed in docs/design/not_yet.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple
+
+from sortedcontainers import SortedDict
+
+from svm_actors.mm.constants import PTRS_PER_PTE
+from svm_actors.mm.folio import Folio
+
+
+class Entry(Enum):
+    """States of a leaf entry; NONE is the absence of an entry."""
+
+    PRESENT = "present"
+    SWAP = "swap"
+    MIGRATION = "migration"
+    DEVICE_PRIVATE = "device_private"
+    DEVICE_EXCLUSIVE = "device_exclusive"
+
+
+class Pte(NamedTuple):
+    """One leaf entry."""
+
+    kind: Entry
+    folio: Any
+    """The folio; for SWAP the swap slot."""
+    writable: bool = False
+    """PRESENT: hardware write; DEVICE_PRIVATE and MIGRATION: the WRITE variant."""
+    dirty: bool = False
+    young: bool = False
+    exclusive: bool = False
+    """SWAP: the exclusive bit; MIGRATION: READ_EXCLUSIVE (or WRITE)."""
+
+    @property
+    def is_mapping(self) -> bool:
+        """Counts as reference and mapcount of its folio."""
+        return self.kind in _MAPPING
+
+
+_MAPPING = (Entry.PRESENT, Entry.DEVICE_PRIVATE, Entry.DEVICE_EXCLUSIVE)
+
+
+class PageTable:
+    """The leaf tables of one mm."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._tables: SortedDict = SortedDict()
+
+    def get(self, vpn: int) -> Pte | None:
+        """The entry of a virtual page, None when there is none."""
+        table = self._tables.get(vpn // PTRS_PER_PTE)
+        return None if table is None else table.get(vpn)
+
+    def set(self, vpn: int, pte: Pte) -> None:
+        """Write an entry."""
+        index = vpn // PTRS_PER_PTE
+        table = self._tables.get(index)
+        if table is None:
+            self._tables[index] = table = {}
+        table[vpn] = pte
+
+    def clear(self, vpn: int) -> None:
+        """Remove an entry; the leaf table goes with its last one."""
+        index = vpn // PTRS_PER_PTE
+        table = self._tables[index]
+        del table[vpn]
+        if not table:
+            del self._tables[index]
+
+    def tables(self, start: int, end: int) -> list[int]:
+        """Indices of the leaf tables in use that overlap pages [start, end)."""
+        if end <= start:
+            return []
+        return list(self._tables.irange(start // PTRS_PER_PTE, (end - 1) // PTRS_PER_PTE))
+
+    def entries(self, table_index: int, start: int, end: int) -> list[tuple[int, Pte]]:
+        """Entries of one leaf table inside [start, end), in address order."""
+        table = self._tables.get(table_index)
+        if table is None:
+            return []
+        return sorted((vpn, pte) for vpn, pte in table.items() if start <= vpn < end)
+
+    def populated(self, start: int, end: int) -> bool:
+        """True when any leaf table exists in [start, end)."""
+        return bool(self.tables(start, end))
+
+    def items(self) -> Iterator[tuple[int, Pte]]:
+        """Every entry in address order, for oracles."""
+        for table in self._tables.values():
+            yield from sorted(table.items())
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self._tables.values())
