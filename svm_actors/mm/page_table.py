@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 from sortedcontainers import SortedDict
 
 from svm_actors.mm.constants import PTRS_PER_PTE
-from svm_actors.mm.folio import Folio
+
+_UPPER_SHIFT = 18
+"""Pages of 4 KiB in 1 GiB, as a shift: what one PUD entry covers."""
 
 
 class Entry(Enum):
@@ -42,6 +44,8 @@ class Pte(NamedTuple):
     young: bool = False
     exclusive: bool = False
     """SWAP: the exclusive bit; MIGRATION: READ_EXCLUSIVE (or WRITE)."""
+    protnone: bool = False
+    """PRESENT but closed to the CPU: PROT_NONE or a NUMA hint."""
 
     @property
     def is_mapping(self) -> bool:
@@ -58,6 +62,8 @@ class PageTable:
     def __init__(self, name: str) -> None:
         self.name = name
         self._tables: SortedDict = SortedDict()
+        self._upper: set[int] = set()
+        """1 GiB slots whose upper-level tables exist; only :meth:`free_upper` takes them away."""
 
     def get(self, vpn: int) -> Pte | None:
         """The entry of a virtual page, None when there is none."""
@@ -70,6 +76,7 @@ class PageTable:
         table = self._tables.get(index)
         if table is None:
             self._tables[index] = table = {}
+            self._upper.add(vpn >> _UPPER_SHIFT)
         table[vpn] = pte
 
     def clear(self, vpn: int) -> None:
@@ -93,9 +100,18 @@ class PageTable:
             return []
         return sorted((vpn, pte) for vpn, pte in table.items() if start <= vpn < end)
 
-    def populated(self, start: int, end: int) -> bool:
-        """True when any leaf table exists in [start, end)."""
-        return bool(self.tables(start, end))
+    def first_populated(self, start: int, end: int) -> int | None:
+        """First page of [start, end) below an existing upper-level (1 GiB) entry, None if there is none."""
+        for slot in range(start >> _UPPER_SHIFT, (end - 1 >> _UPPER_SHIFT) + 1):
+            if slot in self._upper:
+                return max(start, slot << _UPPER_SHIFT)
+        return None
+
+    def free_upper(self, start: int, end: int) -> None:
+        """free_pgtables: forget upper-level entries that lie wholly in a hole [start, end) of the VMA map."""
+        first, last = start + (1 << _UPPER_SHIFT) - 1 >> _UPPER_SHIFT, end >> _UPPER_SHIFT
+        for slot in [slot for slot in sorted(self._upper) if first <= slot < last]:
+            self._upper.discard(slot)
 
     def items(self) -> Iterator[tuple[int, Pte]]:
         """Every entry in address order, for oracles."""

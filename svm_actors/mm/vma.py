@@ -27,7 +27,19 @@ class Vma(Source):
     Read fields only with mmap_lock or the VMA lock held.
     """
 
-    __slots__ = ("_readers", "anon_vma", "attached", "end", "file", "flags", "mm", "pgoff", "start", "writer")
+    __slots__ = (
+        "_readers",
+        "anon_vma",
+        "anon_vma_chain",
+        "attached",
+        "end",
+        "file",
+        "flags",
+        "mm",
+        "pgoff",
+        "start",
+        "writer",
+    )
 
     def __init__(self, engine: Engine, mm: Mm, start: int, end: int, flags: Vm, pgoff: int, file: Any = None) -> None:
         super().__init__(engine)
@@ -40,6 +52,9 @@ class Vma(Source):
         self.file = file
         """The shmem or file object behind it, None for private anonymous memory."""
         self.anon_vma: AnonVma | None = None
+        """Where pages first touched through this VMA go."""
+        self.anon_vma_chain: list[AnonVma] = []
+        """Every anon_vma whose pages may be mapped here: its own and those of the fork ancestors."""
         self.attached = True
         """False once removed from the tree (vma_mark_detached)."""
         self.writer = False
@@ -60,6 +75,16 @@ class Vma(Source):
     def is_shared(self) -> bool:
         """VM_SHARED."""
         return bool(self.flags & Vm.SHARED)
+
+    @property
+    def is_cow(self) -> bool:
+        """is_cow_mapping: private, so written pages become anonymous."""
+        return not self.flags & Vm.SHARED
+
+    @property
+    def is_fork_child(self) -> bool:
+        """Faulted and linked to more than its own anon_vma: such VMAs do not lend theirs."""
+        return self.anon_vma is not None and len(self.anon_vma_chain) > 1
 
     @property
     def npages(self) -> int:
@@ -172,8 +197,12 @@ class VmaTree:
 
 
 def anon_vmas_compatible(first: Vma, second: Vma) -> bool:
-    """Two VMAs may share one anon_vma: equal, or at least one has none yet."""
-    return first.anon_vma is None or second.anon_vma is None or first.anon_vma is second.anon_vma
+    """Two VMAs may share one anon_vma: equal, or one has none and the other is no fork child."""
+    if first.anon_vma is second.anon_vma:
+        return True
+    if first.anon_vma is None:
+        return not second.is_fork_child
+    return second.anon_vma is None and not first.is_fork_child
 
 
 def mergeable(left: Vma, right: Vma) -> bool:
@@ -192,6 +221,7 @@ def anon_vma_shareable(near: Vma, vma: Vma) -> bool:
     low, high = (near, vma) if near.start < vma.start else (vma, near)
     return (
         near.anon_vma is not None
+        and not near.is_fork_child
         and low.end == high.start
         and low.file is high.file
         and not (low.flags ^ high.flags) & ~ACCESS_FLAGS

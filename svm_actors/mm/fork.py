@@ -1,0 +1,102 @@
+"""fork: the child's copy of an address space (core_mm sections 5 and 12)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svm_actors.engine.errors import ENOMEM
+from svm_actors.mm.constants import PTRS_PER_PTE, TASK_PAGES, Vm
+from svm_actors.mm.events import RangeChanged, RangeChanging
+from svm_actors.mm.memory import restore_exclusive_pte, zap_range
+from svm_actors.mm.messages import Fork
+from svm_actors.mm.mm_struct import Mm
+from svm_actors.mm.mmap import link_vma
+from svm_actors.mm.mmu_notifier import Event, NotifierRange
+from svm_actors.mm.page_table import Entry, Pte
+from svm_actors.mm.rmap import anon_vma_fork
+from svm_actors.mm.vma import Vma
+
+if TYPE_CHECKING:
+    from svm_actors.mm.core import CoreMm
+
+
+async def fork(core: CoreMm, message: Fork) -> Mm:
+    """dup_mmap: parent's mmap_lock for write, VMA by VMA.  -ENOMEM when a device-exclusive page is locked."""
+    parent = message.mm
+    child = core.new_mm(message.name)
+    child.brk_start, child.brk_end = parent.brk_start, parent.brk_end
+    await parent.mmap_write_lock()
+    core.engine.emit(RangeChanging(parent, 0, TASK_PAGES, "fork", child))
+    try:
+        for vma in list(parent.vmas):
+            if not vma.flags & Vm.DONTCOPY:
+                await _dup_vma(core, child, vma)
+    except ENOMEM:
+        core.engine.emit(RangeChanged(parent, 0, TASK_PAGES, "fork", child))
+        await _give_up(core, child)
+        raise
+    else:
+        core.engine.emit(RangeChanged(parent, 0, TASK_PAGES, "fork", child))
+    finally:
+        parent.mmap_write_unlock()
+    return child
+
+
+async def _give_up(core: CoreMm, child: Mm) -> None:
+    await zap_range(core, child, 0, TASK_PAGES)
+    await child.mmput()
+
+
+async def _dup_vma(core: CoreMm, child: Mm, vma: Vma) -> None:
+    await vma.start_write()
+    copy = Vma(core.engine, child, vma.start, vma.end, vma.flags, vma.pgoff, vma.file)
+    if vma.flags & Vm.WIPEONFORK:
+        link_vma(child, copy)
+        return
+    anon_vma_fork(core, copy, vma)
+    link_vma(child, copy)
+    if vma.anon_vma is not None:
+        await copy_page_range(core, copy, vma)
+
+
+async def copy_page_range(core: CoreMm, copy: Vma, vma: Vma) -> None:
+    """Copy the entries of a COW VMA under PROTECTION_PAGE over the entire VMA."""
+    parent = vma.mm
+    event = NotifierRange(parent, Event.PROTECTION_PAGE, vma.start, vma.end) if vma.is_cow else None
+    if event is not None:
+        await parent.subscriptions.invalidate_range_start(event)
+    try:
+        for table in parent.page_table.tables(vma.start, vma.end):
+            await core.engine.step("pte_write", parent.page_table, table * PTRS_PER_PTE)
+            for vpn, pte in parent.page_table.entries(table, vma.start, vma.end):
+                copy_entry(core, copy, vma, vpn, pte)
+    finally:
+        if event is not None:
+            await parent.subscriptions.invalidate_range_end(event)
+
+
+def copy_entry(core: CoreMm, copy: Vma, vma: Vma, vpn: int, pte: Pte) -> None:
+    """copy_pte_range for one entry; both sides end read-only where the page is shared copy-on-write."""
+    parent, child = vma.mm.page_table, copy.mm.page_table
+    if pte.kind is Entry.DEVICE_EXCLUSIVE:
+        if not pte.folio.lock.trylock_now():
+            core.engine.count("MM-R28")
+            raise ENOMEM
+        restore_exclusive_pte(vma, vpn, pte)
+        pte.folio.lock.release()
+        restored = parent.get(vpn)
+        assert restored is not None
+        pte = restored
+    folio = pte.folio
+    if pte.kind is Entry.SWAP:
+        folio.count += 1
+        shared = pte._replace(exclusive=False)
+    elif pte.kind is Entry.MIGRATION:
+        shared = pte._replace(writable=False, exclusive=False)
+    else:
+        shared = pte._replace(writable=False) if vma.is_cow else pte
+        if not folio.is_zero:
+            folio.add_mapping()
+            folio.anon_exclusive = False
+    parent.set(vpn, shared)
+    child.set(vpn, shared._replace(dirty=pte.dirty and not vma.is_cow))

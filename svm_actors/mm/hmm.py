@@ -1,0 +1,193 @@
+"""hmm_range_fault, with and without the caller's mmap_lock (core_mm section 8).
+
+The walk reads entries without the page-table lock; the sequence is the only consistency.  A
+callback that needs a fault only records it; the fault is taken outside the walk and the walk
+starts again at the first page not yet answered.
+
+The walk announces one op per chunk of a sixteenth of the range, so a small range is read page by
+page and a large one does not drown a schedule in steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EPERM
+from svm_actors.mm.constants import Vm
+from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange
+from svm_actors.mm.memory import handle_mm_fault, migration_entry_wait
+from svm_actors.mm.messages import SIGBUS, SIGSEGV
+from svm_actors.mm.mm_struct import Mm
+from svm_actors.mm.page_table import Entry, Pte
+from svm_actors.mm.vma import Vma
+
+if TYPE_CHECKING:
+    from svm_actors.mm.core import CoreMm
+
+WALK_CHUNKS = 16
+
+
+class _NeedsFault(Exception):
+    """The walk met pages to be faulted in: [start, end), with or without write."""
+
+    def __init__(self, vma: Vma, start: int, end: int, write: bool) -> None:
+        self.vma = vma
+        self.start = start
+        self.end = end
+        self.write = write
+
+
+class _MigrationWait(Exception):
+    """The walk met a migrating page at ``vpn``."""
+
+    def __init__(self, vpn: int, pte: Pte) -> None:
+        self.vpn = vpn
+        self.pte = pte
+
+
+async def hmm_range_fault(core: CoreMm, range_: HmmRange) -> None:
+    """The locked variant: the caller holds mmap_lock and keeps it."""
+    mm = range_.notifier.mm
+    if mm is None or range_.start >= range_.end:
+        raise EINVAL
+    mm.mmap_lock.assert_held()
+    at = range_.start
+    while at < range_.end:
+        await core.engine.step("seq_read", mm.subscriptions, "check_retry")
+        if range_.notifier.check_retry(range_.notifier_seq):
+            core.engine.count("hmm.busy")
+            raise EBUSY
+        walk = _Walk(core, mm, range_, at)
+        try:
+            await walk.run()
+            return
+        except _NeedsFault as need:
+            at = walk.at
+            await _fault_in(core, need)
+        except _MigrationWait as wait:
+            at = walk.at
+            await migration_entry_wait(core, mm, wait.vpn, wait.pte)
+
+
+async def _fault_in(core: CoreMm, need: _NeedsFault) -> None:
+    """hmm_vma_fault: page by page; errors as INV-35 lists them."""
+    for vpn in range(need.start, need.end):
+        try:
+            await handle_mm_fault(core, need.vma.mm, need.vma, vpn, need.write)
+        except (SIGBUS, SIGSEGV):
+            raise EFAULT from None
+
+
+async def hmm_range_fault_unlocked(core: CoreMm, range_: HmmRange, timeout: int) -> None:
+    """8.4: takes mmap_lock itself and refreshes the sequence before every round.
+
+    -EBUSY past the deadline, -EFAULT on an unstable mm; otherwise as the locked variant.
+    """
+    engine, notifier = core.engine, range_.notifier
+    mm = notifier.mm
+    if mm is None or range_.start >= range_.end:
+        raise EINVAL
+    deadline = engine.now + timeout if timeout else None
+    while True:
+        range_.notifier_seq = await notifier.read_begin()
+        async with mm.mmap_lock.reading():
+            if mm.unstable:
+                raise EFAULT
+            if deadline is not None and engine.now > deadline:
+                raise EBUSY
+            try:
+                await hmm_range_fault(core, range_)
+                return
+            except EBUSY:
+                continue
+
+
+class _Walk:
+    """One pass over the range from ``at``; ``at`` is the first page not answered yet."""
+
+    def __init__(self, core: CoreMm, mm: Mm, range_: HmmRange, at: int) -> None:
+        self.core = core
+        self.mm = mm
+        self.range = range_
+        self.at = at
+        self.chunk = max(1, (range_.end - range_.start) // WALK_CHUNKS)
+
+    async def run(self) -> None:
+        """Walk to the end, or raise what interrupts it."""
+        range_ = self.range
+        while self.at < range_.end:
+            vma = self.mm.vmas.at_or_after(self.at)
+            if vma is None or vma.start > self.at:
+                self._outside(range_.end if vma is None else min(vma.start, range_.end))
+            elif not vma.flags & Vm.READ or vma.flags & (Vm.IO | Vm.PFNMAP):
+                self._outside(min(vma.end, range_.end))
+            else:
+                await self._vma(vma, min(vma.end, range_.end))
+
+    def _request(self, vpn: int) -> Hmm:
+        """Effective request of a page; WRITE alone asks for nothing."""
+        range_ = self.range
+        request = range_.default_flags
+        if range_.pfn_flags_mask:
+            request |= range_.pfns[vpn - range_.start].flags & range_.pfn_flags_mask
+        return request if request & Hmm.REQ_FAULT else Hmm.NONE
+
+    def _put(self, vpn: int, pfn: HmmPfn) -> None:
+        self.range.pfns[vpn - self.range.start] = pfn
+        self.at = vpn + 1
+
+    def _outside(self, stop: int) -> None:
+        """No VMA, or one nobody may read: ERROR, or -EFAULT when a fault is wanted."""
+        for vpn in range(self.at, stop):
+            if self._request(vpn):
+                raise EFAULT
+            self._put(vpn, HMM_ERROR)
+
+    async def _vma(self, vma: Vma, stop: int) -> None:
+        table = self.mm.page_table
+        while self.at < stop:
+            await self.core.engine.step("pte_read", table, self.at)
+            for vpn in range(self.at, min(self.at + self.chunk, stop)):
+                pte = table.get(vpn)
+                if pte is None:
+                    self._hole(vma, vpn, stop)
+                else:
+                    self._entry(vma, vpn, pte)
+
+    def _need(self, vma: Vma, start: int, end: int, write: bool) -> None:
+        """hmm_vma_fault's permission test comes before any fault."""
+        if write and not vma.flags & Vm.WRITE:
+            raise EPERM
+        raise _NeedsFault(vma, start, end, write)
+
+    def _hole(self, vma: Vma, vpn: int, stop: int) -> None:
+        """A whole hole is faulted at once, with the union of the requests."""
+        request = self._request(vpn)
+        if not request:
+            self._put(vpn, HMM_NONE)
+            return
+        end = vpn + 1
+        table = self.mm.page_table
+        limit = min(stop, (vpn // 512 + 1) * 512)
+        while end < limit and table.get(end) is None:
+            request |= self._request(end)
+            end += 1
+        self._need(vma, vpn, end, bool(request & Hmm.REQ_WRITE))
+
+    def _entry(self, vma: Vma, vpn: int, pte: Pte) -> None:
+        request = self._request(vpn)
+        wants_write = bool(request & Hmm.REQ_WRITE)
+        if pte.kind is Entry.DEVICE_PRIVATE and pte.folio.owner is self.range.dev_private_owner:
+            flags = Hmm.VALID | (Hmm.WRITE if pte.writable else Hmm.NONE)
+            self._put(vpn, HmmPfn(flags, pte.folio))
+        elif pte.kind is Entry.PRESENT and not pte.protnone:
+            if wants_write and not pte.writable:
+                self._need(vma, vpn, vpn + 1, True)
+            flags = Hmm.VALID | (Hmm.WRITE if pte.writable else Hmm.NONE)
+            self._put(vpn, HmmPfn(flags, pte.folio))
+        elif not request:
+            self._put(vpn, HMM_NONE)
+        elif pte.kind is Entry.MIGRATION:
+            raise _MigrationWait(vpn, pte)
+        else:
+            self._need(vma, vpn, vpn + 1, wants_write)

@@ -1,0 +1,81 @@
+"""mprotect: VMA flags first, then the entries under PROTECTION_VMA (core_mm sections 5 and 12)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svm_actors.engine.errors import ENOMEM
+from svm_actors.mm.constants import ACCESS_FLAGS, PTRS_PER_PTE, Vm
+from svm_actors.mm.memory import can_change_pte_writable
+from svm_actors.mm.messages import Mprotect
+from svm_actors.mm.mm_struct import Mm
+from svm_actors.mm.mmap import isolate_range, merge_around, page_range
+from svm_actors.mm.mmu_notifier import Event, NotifierRange
+from svm_actors.mm.page_table import Entry, Pte
+from svm_actors.mm.vma import Vma
+
+if TYPE_CHECKING:
+    from svm_actors.mm.core import CoreMm
+
+
+async def mprotect(core: CoreMm, message: Mprotect) -> None:
+    """mprotect.  -EINVAL, -ENOMEM at the first hole: what lies before it is changed."""
+    mm = message.mm
+    if message.length == 0:
+        return
+    start, end = page_range(message.addr, message.length)
+    await mm.mmap_write_lock()
+    try:
+        await _mprotect_locked(core, mm, start, end, Vm(message.prot))
+    finally:
+        mm.mmap_write_unlock()
+
+
+async def _mprotect_locked(core: CoreMm, mm: Mm, start: int, end: int, access: Vm) -> None:
+    at = start
+    while at < end:
+        vma = mm.vmas.find(at)
+        if vma is None:
+            raise ENOMEM
+        stop = min(end, vma.end)
+        flags = (vma.flags & ~ACCESS_FLAGS) | access
+        if flags != vma.flags:
+            await mprotect_fixup(core, mm, at, stop, flags)
+        at = stop
+
+
+async def mprotect_fixup(core: CoreMm, mm: Mm, start: int, end: int, flags: Vm) -> None:
+    """One VMA's part: split, set flags, merge, then change the entries."""
+    (vma,) = await isolate_range(core, mm, start, end)
+    await vma.start_write()
+    vma.flags = flags
+    vma = await merge_around(core, mm, vma)
+    await vma.start_write()
+    await change_protection(core, vma, start, end)
+
+
+async def change_protection(core: CoreMm, vma: Vma, start: int, end: int) -> None:
+    """PROTECTION_VMA from the first populated upper-level entry to the end; none when nothing is populated."""
+    mm = vma.mm
+    first = mm.page_table.first_populated(start, end)
+    if first is None:
+        return
+    event = NotifierRange(mm, Event.PROTECTION_VMA, first, end)
+    await mm.subscriptions.invalidate_range_start(event)
+    for table in mm.page_table.tables(first, end):
+        await core.engine.step("pte_write", mm.page_table, table * PTRS_PER_PTE)
+        for vpn, pte in mm.page_table.entries(table, first, end):
+            changed = changed_entry(vma, pte)
+            if changed is not pte:
+                mm.page_table.set(vpn, changed)
+    await mm.subscriptions.invalidate_range_end(event)
+
+
+def changed_entry(vma: Vma, pte: Pte) -> Pte:
+    """change_pte_range for one entry: non-present ones only ever lose write permission."""
+    if pte.kind is Entry.PRESENT:
+        writable = can_change_pte_writable(vma, pte.folio)
+        return pte._replace(writable=writable, protnone=not vma.flags & ACCESS_FLAGS)
+    if pte.kind in (Entry.DEVICE_PRIVATE, Entry.MIGRATION) and pte.writable:
+        return pte._replace(writable=False)
+    return pte
