@@ -40,8 +40,7 @@ class Content:
         if len(data) == PAGE_SIZE and data.count(data[0]) == PAGE_SIZE:
             return FILLED[data[0]]
         patch = dict(self.patch)
-        for index, value in enumerate(data, offset):
-            patch[index] = value
+        patch.update(enumerate(data, offset))
         return Content(self.fill, patch)
 
     def __eq__(self, other: object) -> bool:

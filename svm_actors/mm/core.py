@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from svm_actors.engine.actor import Actor
 from svm_actors.engine.engine import Engine
-from svm_actors.mm import exclusive, exit, fork, hmm, madvise, memory, migrate_device, mmap, mprotect, mremap, swap
+from svm_actors.mm import exclusive, fork, hmm, madvise, memory, migrate_device, mmap, mprotect, mremap, swap
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import RW
 from svm_actors.mm.events import MmCreated
-from svm_actors.mm.folio import Folio
+from svm_actors.mm.exit import exit_mmap
 from svm_actors.mm.migrate_types import MigratePfn
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_alloc import PageAllocator
@@ -82,7 +82,7 @@ class CoreMm(Actor):
 
     async def exit_mmap(self, mm: Mm) -> None:
         """Called by the last mmput, in its thread."""
-        await exit.exit_mmap(self, mm)
+        await exit_mmap(self, mm)
 
     # -- handlers that unpack their message --------------------------------------------
 
@@ -117,5 +117,3 @@ class CoreMm(Actor):
         """What is alive; all zero after a clean teardown but for page-cache pages of kept files."""
         return {"mms": len(self.mms), "ram": len(self.allocator.live), "swap": len(self.swap.live)}
 
-
-__all__ = ["CoreMm", "Folio"]

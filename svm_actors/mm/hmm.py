@@ -1,8 +1,10 @@
 """hmm_range_fault, with and without the caller's mmap_lock (core_mm section 8).
 
 The walk reads entries without the page-table lock; the sequence is the only consistency.  A
-callback that needs a fault only records it; the fault is taken outside the walk and the walk
-starts again at the first page not yet answered.
+callback that needs a fault only records it, from the page it stands on to the end of the walk piece;
+the fault is taken outside the walk, for every page of that stretch whatever its entry is (so own
+device pages behind the first missing one are brought to RAM too), and the walk starts again at the
+first page not yet answered.
 
 The walk announces one op per chunk of a sixteenth of the range, so a small range is read page by
 page and a large one does not drown a schedule in steps.
@@ -13,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EPERM
-from svm_actors.mm.constants import Vm
+from svm_actors.mm.constants import PTRS_PER_PTE, Vm
 from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange
 from svm_actors.mm.memory import handle_mm_fault, migration_entry_wait
 from svm_actors.mm.messages import SIGBUS, SIGSEGV
@@ -152,7 +154,7 @@ class _Walk:
                 if pte is None:
                     self._hole(vma, vpn, stop)
                 else:
-                    self._entry(vma, vpn, pte)
+                    self._entry(vma, vpn, pte, stop)
 
     def _need(self, vma: Vma, start: int, end: int, write: bool) -> None:
         """hmm_vma_fault's permission test comes before any fault."""
@@ -161,20 +163,21 @@ class _Walk:
         raise _NeedsFault(vma, start, end, write)
 
     def _hole(self, vma: Vma, vpn: int, stop: int) -> None:
-        """A whole hole is faulted at once, with the union of the requests."""
+        """No entry: where there is no leaf table at all, the requests of the whole piece count."""
         request = self._request(vpn)
-        if not request:
-            self._put(vpn, HMM_NONE)
-            return
-        end = vpn + 1
-        table = self.mm.page_table
-        limit = min(stop, (vpn // 512 + 1) * 512)
-        while end < limit and table.get(end) is None:
-            request |= self._request(end)
-            end += 1
-        self._need(vma, vpn, end, bool(request & Hmm.REQ_WRITE))
+        end = self._piece_end(vpn, stop)
+        if not self.mm.page_table.tables(vpn, vpn + 1):
+            for other in range(vpn + 1, end):
+                request |= self._request(other)
+        if request:
+            self._need(vma, vpn, end, bool(request & Hmm.REQ_WRITE))
+        self._put(vpn, HMM_NONE)
 
-    def _entry(self, vma: Vma, vpn: int, pte: Pte) -> None:
+    def _piece_end(self, vpn: int, stop: int) -> int:
+        """End of the walk piece a page belongs to: its leaf table, the VMA or the range, whichever is first."""
+        return min(stop, (vpn // PTRS_PER_PTE + 1) * PTRS_PER_PTE)
+
+    def _entry(self, vma: Vma, vpn: int, pte: Pte, stop: int) -> None:
         request = self._request(vpn)
         wants_write = bool(request & Hmm.REQ_WRITE)
         if pte.kind is Entry.DEVICE_PRIVATE and pte.folio.owner is self.range.dev_private_owner:
@@ -182,7 +185,7 @@ class _Walk:
             self._put(vpn, HmmPfn(flags, pte.folio))
         elif pte.kind is Entry.PRESENT and not pte.protnone:
             if wants_write and not pte.writable:
-                self._need(vma, vpn, vpn + 1, True)
+                self._need(vma, vpn, self._piece_end(vpn, stop), True)
             flags = Hmm.VALID | (Hmm.WRITE if pte.writable else Hmm.NONE)
             self._put(vpn, HmmPfn(flags, pte.folio))
         elif not request:
@@ -190,4 +193,4 @@ class _Walk:
         elif pte.kind is Entry.MIGRATION:
             raise _MigrationWait(vpn, pte)
         else:
-            self._need(vma, vpn, vpn + 1, wants_write)
+            self._need(vma, vpn, self._piece_end(vpn, stop), wants_write)

@@ -249,14 +249,16 @@ async def device_private_fault(
         return Fault.DONE
     folio.get("fault")
     assert folio.pgmap is not None
+    fault = VmFault(vma.mm, vma, vpn, write, folio)
     try:
-        await folio.pgmap.ops.migrate_to_ram(VmFault(vma.mm, vma, vpn, write, folio))
+        await folio.pgmap.ops.migrate_to_ram(fault)
     except EFAULT:
         raise SIGBUS from None
     finally:
         if not core.engine.closing:
             folio.lock.release()
             folio.put("fault")
+    await core.engine.sleep(fault.pause_ns, "timeslice")
     return Fault.DONE
 
 

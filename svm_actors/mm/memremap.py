@@ -33,6 +33,8 @@ class VmFault:
     """True for a write access."""
     page: Folio
     """The device page, locked and referenced by the core for the whole call."""
+    pause_ns: int = 0
+    """Out: the handler did nothing for now; pause this long (virtual ns) before the refault."""
 
 
 class DevPagemapOps(Protocol):
@@ -54,7 +56,9 @@ class DevPagemapOps(Protocol):
 class DevPagemap:
     """struct dev_pagemap of the device-private kind."""
 
-    def __init__(self, engine: Engine, name: str, owner: object, base_pfn: int, npages: int, ops: DevPagemapOps) -> None:
+    def __init__(
+        self, engine: Engine, name: str, owner: object, base_pfn: int, npages: int, ops: DevPagemapOps
+    ) -> None:
         self.engine = engine
         self.name = name
         self.owner = owner

@@ -167,8 +167,9 @@ def unmapped_area(mm: Mm, npages: int) -> int:
 
 
 def vm_flags(prot: int, shared: bool) -> Vm:
-    """Protection and sharing as vm_flags."""
-    return Vm(prot) | (Vm.SHARED if shared else Vm.NONE)
+    """Protection and sharing as vm_flags; private writable memory is charged when it is mapped."""
+    flags = Vm(prot) | (Vm.SHARED if shared else Vm.NONE)
+    return flags | Vm.ACCOUNT if flags & (Vm.WRITE | Vm.SHARED) == Vm.WRITE else flags
 
 
 async def mmap(core: CoreMm, message: Mmap) -> int:

@@ -48,10 +48,22 @@ async def mprotect_fixup(core: CoreMm, mm: Mm, start: int, end: int, flags: Vm) 
     """One VMA's part: split, set flags, merge, then change the entries."""
     (vma,) = await isolate_range(core, mm, start, end)
     await vma.start_write()
-    vma.flags = flags
+    vma.flags = accounted(vma, flags)
     vma = await merge_around(core, mm, vma)
     await vma.start_write()
     await change_protection(core, vma, start, end)
+
+
+def accounted(vma: Vma, flags: Vm) -> Vm:
+    """VM_ACCOUNT of the new flags: private memory is charged when it becomes writable, and the charge
+    is given back only while no anonymous page can exist.  It outlasts mprotect, so a range made
+    read-only does not merge with one mapped read-only.
+    """
+    if flags & Vm.WRITE:
+        return flags if vma.is_shared else flags | Vm.ACCOUNT
+    if vma.is_anonymous and vma.anon_vma is None:
+        return flags & ~Vm.ACCOUNT
+    return flags
 
 
 async def change_protection(core: CoreMm, vma: Vma, start: int, end: int) -> None:

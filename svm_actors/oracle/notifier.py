@@ -1,0 +1,94 @@
+"""After an invalidation has returned, no device may reach the pages through it (INV-01, INV-18..21).
+
+Looks at every GPU address space of the mm at the moment when all callbacks have returned: neither
+a page-table entry nor a TLB entry may be left in the range.  Mirrors are judged the same way, except
+for migrations they filter because they own them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svm_actors.engine.errors import PropertyFailed
+from svm_actors.mm.mm_struct import Mm
+from svm_actors.mm.mmu_notifier import (
+    Event,
+    InvalidateEnded,
+    InvalidateReturned,
+    InvalidateStarted,
+    NotifierRange,
+)
+
+
+class Invalidation:
+    """Checks translations and the notifier protocol at every event of it."""
+
+    name = "invalidation"
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.open: dict[str, int] = {}
+        """Regions begun and not ended, by mm."""
+
+    def __call__(self, event: Any) -> None:
+        """Take one event."""
+        kind = type(event)
+        if kind is InvalidateStarted:
+            self.open[event.range.mm.name] = self.open.get(event.range.mm.name, 0) + 1
+            self._protocol(event.range.mm)
+        elif kind is InvalidateReturned:
+            self._no_translation_left(event.range)
+        elif kind is InvalidateEnded:
+            self._ended(event.range.mm)
+
+    def _ended(self, mm: Mm) -> None:
+        left = self.open.get(mm.name, 0) - 1
+        if left < 0:
+            raise PropertyFailed(self.name, "INV-19", f"{mm.name}: an end without a start")
+        self.open[mm.name] = left
+        self._protocol(mm)
+
+    def _protocol(self, mm: Mm) -> None:
+        subs = mm.subscriptions
+        sequence = subs.sequence
+        if sequence.active < 0 or (sequence.value & 1 and not sequence.active):
+            self._wrong("INV-18", mm, f"sequence {sequence.value} with {sequence.active} active ranges")
+        if subs.deferred and not sequence.value & 1:
+            self._wrong("INV-21", mm, "deferred subscriptions in an even period")
+        for sub in subs.tree:
+            if not sub.seq & 1 or sub.seq > sequence.value:
+                self._wrong("INV-20", mm, f"{sub.name} has sequence {sub.seq}, the mm {sequence.value}")
+
+    def _wrong(self, rule: str, mm: Mm, text: str) -> None:
+        raise PropertyFailed(self.name, rule, f"{mm.name}: {text}")
+
+    # -- translations ----------------------------------------------------------------
+
+    def _no_translation_left(self, event: NotifierRange) -> None:
+        for device in self.world.gpus:
+            gpu = device.gpu
+            for vm in device.driver.vms.values():
+                if vm.mm is not event.mm:
+                    continue
+                self._gpu_left(event, f"{gpu.name} page table", vm.page_table.entries_in(event.start, event.end))
+                self._gpu_left(event, f"{gpu.name} TLB", gpu.tlb.entries_in(vm.asid, event.start, event.end))
+        for mirror in self.world.mirrors:
+            own = event.event is Event.MIGRATE and event.owner is mirror.device
+            if mirror.closed or mirror.mm is not event.mm or own:
+                continue
+            left = mirror.pt.any_in(event.start, event.end)
+            if left:
+                raise PropertyFailed(self.name, "INV-01", f"{mirror.name} keeps entries in {describe(event)}")
+
+    def _gpu_left(self, event: NotifierRange, where: str, left: list[tuple[int, Any]]) -> None:
+        if left:
+            raise PropertyFailed(
+                self.name,
+                "INV-01",
+                f"{where} still translates page {left[0][0]:#x} after {describe(event)} returned",
+            )
+
+
+def describe(event: NotifierRange) -> str:
+    """``MIGRATE [10,20) of p0``."""
+    return f"{event.event.value} [{event.start:x},{event.end:x}) of {event.mm.name}"

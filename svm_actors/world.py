@@ -1,0 +1,343 @@
+"""One machine, wired: processes, memory, GPUs, drivers, mirrors; and the verbs scenarios use.
+
+A scenario is ``async def scenario(world: World) -> None`` that raises or asserts.  Every verb is the
+real interface's: system calls on a :class:`Process`, GPU programs on a :class:`GpuVm`, mirror
+commands on a mirror.  Addresses are bytes.  Concurrency is ``async with world.nursery() as nursery``.
+
+Nothing is built before it is asked for, so a small world costs little; :meth:`World.close` tears
+everything down and lets the oracles count what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import attrs
+
+from svm_actors.engine.engine import Engine
+from svm_actors.engine.nursery import Nursery
+from svm_actors.engine.task import Task
+from svm_actors.gpu.gpu import Gpu
+from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Store
+from svm_actors.mirror.device import MirrorDevice
+from svm_actors.mirror.mirror import Mirror
+from svm_actors.mm import messages as m
+from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, Prot
+from svm_actors.mm.core import CoreMm
+from svm_actors.mm.cpu import cpu_read, cpu_write, pieces
+from svm_actors.mm.mm_struct import Mm
+from svm_actors.mm.page_alloc import PageAllocator
+from svm_actors.mm.shmem import FileObject
+from svm_actors.xe.device import XeDevice
+from svm_actors.xe.vm import XeVm
+
+VRAM_BASE_PFN = 1 << 36
+"""Device pages are numbered from here on, one region of 2**28 pages per GPU."""
+
+PROTECTIONS = {"none": Prot.NONE, "r": Prot.READ, "rw": Prot.READ | Prot.WRITE, "rx": Prot.READ | Prot.EXEC,
+               "rwx": Prot.READ | Prot.WRITE | Prot.EXEC, "w": Prot.WRITE | Prot.READ, "x": Prot.EXEC}  # fmt: skip
+
+
+@attrs.frozen
+class Config:
+    """The machine.  Every field has a default that makes a small world."""
+
+    gpus: int = 1
+    """Number of GPUs."""
+    vram_pages: int = 4096
+    """Device memory per GPU, in 4 KiB pages."""
+    ram_pages: int | None = None
+    """RAM in pages; None is no limit."""
+    mirrors: int = 2
+    """Number of mirror devices that can be opened."""
+    fault_queue_size: int = 16
+    """Entries of a GPU's fault queue."""
+    atomics_on_system: bool = False
+    """True when GPU atomics work on system memory."""
+    own_pages: str = "backing"
+    """What a mirror device does with its own private pages it meets (trap HM-D01)."""
+
+
+def protection(prot: str) -> Prot:
+    """``"rw"`` and friends as bits."""
+    if prot not in PROTECTIONS:
+        raise ValueError(f"prot is one of {', '.join(PROTECTIONS)}, not {prot!r}")
+    return PROTECTIONS[prot]
+
+
+class Process:
+    """A process: an address space and the system calls on it.  Any task may be its thread."""
+
+    def __init__(self, world: World, mm: Mm) -> None:
+        self.world = world
+        self.mm = mm
+        self.name = mm.name
+        self.alive = True
+
+    async def mmap(
+        self,
+        length: int,
+        *,
+        addr: int = 0,
+        prot: str = "rw",
+        shared: bool = False,
+        fixed: bool = False,
+        noreplace: bool = False,
+        file: Any = None,
+        offset: int = 0,
+    ) -> int:
+        """Map memory; answers the address."""
+        bits = protection(prot)
+        return await self.world.core.call(
+            m.Mmap(self.mm, addr, length, bits, shared, fixed, noreplace, file, offset)
+        )
+
+    async def munmap(self, addr: int, length: int) -> None:
+        """Unmap memory."""
+        await self.world.core.call(m.Munmap(self.mm, addr, length))
+
+    async def mremap(
+        self,
+        addr: int,
+        old_length: int,
+        new_length: int,
+        *,
+        maymove: bool = True,
+        to: int | None = None,
+        dontunmap: bool = False,
+    ) -> int:
+        """Move or resize a mapping, to a fixed place with ``to``; answers the address."""
+        message = m.Mremap(
+            self.mm, addr, old_length, new_length, maymove, to is not None, dontunmap, 0 if to is None else to
+        )
+        return await self.world.core.call(message)
+
+    async def mprotect(self, addr: int, length: int, prot: str) -> None:
+        """Change protection."""
+        await self.world.core.call(m.Mprotect(self.mm, addr, length, protection(prot)))
+
+    async def madvise(self, addr: int, length: int, advice: str) -> None:
+        """Advise: ``dontneed``, ``free``, ``pageout`` ..."""
+        await self.world.core.call(m.Madvise(self.mm, addr, length, advice))
+
+    async def brk(self, end: int) -> int:
+        """Set the end of the heap; answers what it is now."""
+        return await self.world.core.call(m.Brk(self.mm, end))
+
+    async def swap_out(self, addr: int, length: int) -> int:
+        """Let reclaim take cold pages of a range; answers how many pages went."""
+        start, end = addr >> PAGE_SHIFT, (addr + length + PAGE_SIZE - 1) >> PAGE_SHIFT
+        return await self.world.core.call(m.ReclaimPages(self.mm, start, end))
+
+    async def read(self, addr: int, length: int = 1) -> bytes:
+        """CPU load.  Raises SIGSEGV or SIGBUS."""
+        return await cpu_read(self.world.core, self.mm, addr, length)
+
+    async def write(self, addr: int, data: bytes) -> None:
+        """CPU store.  Raises SIGSEGV or SIGBUS."""
+        await cpu_write(self.world.core, self.mm, addr, data)
+
+    async def fork(self, name: str | None = None) -> Process:
+        """A child with a copy of the address space.  -ENOMEM."""
+        world = self.world
+        child = await world.core.call(m.Fork(self.mm, name or world.core.new_name(f"{self.name}.child")))
+        return world.adopt(Process(world, child))
+
+    async def exit(self) -> None:
+        """The process ends: the last user of its mm goes, unless a GPU still holds one."""
+        if self.alive:
+            self.alive = False
+            await self.mm.mmput()
+
+
+class GpuVm:
+    """A GPU address space that mirrors one process."""
+
+    def __init__(self, world: World, vm: XeVm) -> None:
+        self.world = world
+        self.vm = vm
+        self.open = True
+
+    async def run(self, program: Iterable[Instruction]) -> list[Result]:
+        """Run a GPU program (``Load``, ``Store``, ``AtomicAdd`` by page) and answer its results."""
+        return await self.vm.run(tuple(program))
+
+    async def load(self, addr: int, length: int = 1) -> bytes | Result:
+        """GPU load of bytes inside one page; a refused fault answers a ``GpuFault``."""
+        ((vpn, offset, size),) = pieces(addr, length)
+        return (await self.run([Load(vpn, offset, size)]))[-1]
+
+    async def store(self, addr: int, data: bytes) -> Result:
+        """GPU store of bytes inside one page."""
+        ((vpn, offset, _size),) = pieces(addr, len(data))
+        return (await self.run([Store(vpn, offset, data)]))[-1]
+
+    async def atomic_add(self, addr: int, amount: int) -> Result:
+        """GPU atomic on four bytes; answers what was there."""
+        ((vpn, offset, _size),) = pieces(addr, 4)
+        return (await self.run([AtomicAdd(vpn, offset, amount)]))[-1]
+
+    async def close(self) -> None:
+        """Destroy the VM; programs still running are refused."""
+        if self.open:
+            self.open = False
+            await self.vm.close()
+
+
+class GpuDevice:
+    """One GPU with its driver."""
+
+    def __init__(self, world: World, index: int) -> None:
+        config = world.config
+        self.world = world
+        self.gpu = Gpu(
+            world.engine,
+            f"gpu{index}",
+            vram_pages=config.vram_pages,
+            base_pfn=VRAM_BASE_PFN + (index << 28),
+            fault_queue_size=config.fault_queue_size,
+            atomics_on_system=config.atomics_on_system,
+        )
+        self.gpu.start()
+        self.driver = XeDevice(self.gpu, world.core)
+        self.driver.start()
+
+    async def create_vm(self, process: Process, **options: Any) -> GpuVm:
+        """A fault-mode VM that mirrors the process's whole address space."""
+        vm = GpuVm(self.world, await XeVm.create(self.driver, process.mm, **options))
+        self.world.vms.append(vm)
+        return vm
+
+    async def evict(self, bytes_wanted: int) -> int:
+        """Another client wants device memory: evict until that much went, or nothing more can go."""
+        return await self.driver.evict(bytes_wanted >> PAGE_SHIFT)
+
+
+class World:
+    """One machine."""
+
+    def __init__(self, engine: Engine, config: Config | None = None) -> None:
+        self.engine = engine
+        self.config = config or Config()
+        self.allocator = PageAllocator(engine, self.config.ram_pages)
+        self.core = CoreMm(engine, self.allocator)
+        self.processes: list[Process] = []
+        self.vms: list[GpuVm] = []
+        self.mirrors: list[Mirror] = []
+        self.at_close: list[Callable[[World], None]] = []
+        """Checks to run once everything is torn down."""
+        self.at_rest: list[Callable[[World], Any]] = []
+        """Checks to run when the scenario is done and nothing moves, before teardown."""
+        self.hooks: list[Callable[[GpuDevice], None]] = []
+        """Called with each GPU as it is built: where planted bugs are installed."""
+        self._gpus: dict[int, GpuDevice] = {}
+        self._mirror_devices: dict[int, MirrorDevice] = {}
+        self.core.start()
+
+    # -- parts -----------------------------------------------------------------------
+
+    def process(self, name: str | None = None) -> Process:
+        """A new process with an empty address space."""
+        return self.adopt(Process(self, self.core.new_mm(name or self.core.new_name("p"))))
+
+    def adopt(self, process: Process) -> Process:
+        """Book a process so that closing the world ends it."""
+        self.processes.append(process)
+        return process
+
+    def gpu(self, index: int = 0) -> GpuDevice:
+        """The GPU with this number, built at first use."""
+        if not 0 <= index < self.config.gpus:
+            raise ValueError(f"this world has {self.config.gpus} GPUs; there is no GPU {index}")
+        if index not in self._gpus:
+            device = self._gpus[index] = GpuDevice(self, index)
+            for hook in self.hooks:
+                hook(device)
+        return self._gpus[index]
+
+    @property
+    def gpus(self) -> list[GpuDevice]:
+        """GPUs built so far, by number."""
+        return [self._gpus[index] for index in sorted(self._gpus)]
+
+    def mirror_device(self, index: int = 0) -> MirrorDevice:
+        """The mirror device with this number, created at first use."""
+        if not 0 <= index < self.config.mirrors:
+            raise ValueError(f"this world has {self.config.mirrors} mirror devices; there is no device {index}")
+        if index not in self._mirror_devices:
+            device = MirrorDevice(self.core, f"mdevice{index}", index, own_pages=self.config.own_pages)
+            device.start()
+            self._mirror_devices[index] = device
+        return self._mirror_devices[index]
+
+    @property
+    def mirror_devices(self) -> list[MirrorDevice]:
+        """Mirror devices created so far, by number."""
+        return [self._mirror_devices[index] for index in sorted(self._mirror_devices)]
+
+    async def mirror(self, process: Process, device: int = 0) -> Mirror:
+        """Open a mirror device for a process."""
+        mirror = await self.mirror_device(device).open(process.mm)
+        self.mirrors.append(mirror)
+        return mirror
+
+    def file(self, name: str) -> Any:
+        """A file of zeros that can be mapped; its page cache outlives its mappings."""
+        return FileObject(self.core, f"file:{name}", keep=True)
+
+    def mm_of_asid(self, gpu: str, asid: int) -> Mm | None:
+        """The address space that a GPU address space mirrors, None when it is gone."""
+        for device in self.gpus:
+            if device.gpu.name == gpu and asid in device.driver.vms:
+                return device.driver.vms[asid].mm
+        return None
+
+    # -- concurrency -------------------------------------------------------------------
+
+    def nursery(self) -> Nursery:
+        """Concurrent tasks: ``async with world.nursery() as n: n.start_soon(f, *args)``."""
+        return self.engine.nursery()
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> Task:
+        """A task that nobody waits for; closing the world waits until it is done."""
+        return self.engine.spawn(coro, name, parent=self.engine.current)
+
+    async def sleep(self, nanoseconds: int) -> None:
+        """Let virtual time pass."""
+        await self.engine.sleep(nanoseconds)
+
+    def choose(self, count: int, label: str = "scenario") -> int:
+        """A data choice in ``range(count)`` from the run's tape."""
+        return self.engine.choose(count, label)
+
+    # -- the end -----------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Wait until nothing more happens by itself."""
+        await self.engine.quiesce()
+
+    async def close(self) -> None:
+        """Close VMs and mirrors, end processes, wait for the last worker, then check what is left."""
+        await self.settle()
+        for check in self.at_rest:
+            check(self)
+        for vm in self.vms:
+            await vm.close()
+        for mirror in self.mirrors:
+            await mirror.close()
+        for process in self.processes:
+            await process.exit()
+        await self.settle()
+        for check in self.at_close:
+            check(self)
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """What is alive, by owner; all zero after :meth:`close`."""
+        numbers: dict[str, dict[str, Any]] = {"core_mm": dict(self.core.statistics())}
+        for device in self.gpus:
+            numbers[device.gpu.name] = dict(device.gpu.statistics())
+            numbers[device.driver.name] = dict(device.driver.statistics())
+        for mirror_device in self.mirror_devices:
+            numbers[mirror_device.name] = dict(mirror_device.statistics())
+        return numbers
