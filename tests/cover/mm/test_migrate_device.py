@@ -48,6 +48,7 @@ def test_a_busy_page_stays_and_is_restored(reason):
         elif reason == "pinned":
             busy.get("gup")
         else:
+            rig.core.lru.drain_now()
             busy.lru = False  # somebody else has isolated it
         assert await device.to_device(0, 2) == 1
         assert kinds(rig, 2) == ["PRESENT*", "DEVICE_*"]

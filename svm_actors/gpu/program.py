@@ -1,0 +1,74 @@
+"""What a GPU program can do: touch bytes of one page at a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+
+from svm_actors.engine.errors import EINVAL
+from svm_actors.mm.constants import PAGE_SIZE
+
+
+@attrs.frozen
+class Load:
+    """Read bytes; the result is ``bytes``."""
+
+    vpn: int
+    """Virtual page."""
+    offset: int = 0
+    """First byte inside the page."""
+    length: int = 1
+    """Bytes, inside the page."""
+
+
+@attrs.frozen
+class Store:
+    """Write bytes; the result is None."""
+
+    vpn: int
+    """Virtual page."""
+    offset: int
+    """First byte inside the page."""
+    data: bytes
+    """What to write, inside the page."""
+
+
+@attrs.frozen
+class AtomicAdd:
+    """Add to a little-endian number, wrapping around; the result is the number found (int)."""
+
+    vpn: int
+    """Virtual page."""
+    offset: int
+    """First byte inside the page."""
+    amount: int
+    """What to add; may be negative."""
+    width: int = 4
+    """Bytes of the number."""
+
+
+Instruction = Load | Store | AtomicAdd
+
+
+class GpuFault(NamedTuple):
+    """Last result of a program that was ended by a fault the driver refused."""
+
+    errno: int
+    """What the driver answered."""
+
+
+Result = bytes | int | None | GpuFault
+
+
+def check(instruction: Instruction) -> None:
+    """-EINVAL when the instruction is empty or leaves its page."""
+    match instruction:
+        case Load(offset=offset, length=length):
+            pass
+        case Store(offset=offset, data=data):
+            length = len(data)
+        case AtomicAdd(offset=offset, width=length):
+            pass
+    if length <= 0 or offset < 0 or offset + length > PAGE_SIZE:
+        raise EINVAL
