@@ -20,7 +20,8 @@ from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.task import Task
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Store
-from svm_actors.mirror.device import MirrorDevice
+from svm_actors.mirror.device import MirrorDevice, OwnPages
+from svm_actors.mirror.messages import OpenMirror
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, Prot
@@ -55,7 +56,7 @@ class Config:
     """Entries of a GPU's fault queue."""
     atomics_on_system: bool = False
     """True when GPU atomics work on system memory."""
-    own_pages: str = "backing"
+    own_pages: OwnPages = "backing"
     """What a mirror device does with its own private pages it meets (trap HM-D01)."""
 
 
@@ -225,6 +226,7 @@ class World:
         self.processes: list[Process] = []
         self.vms: list[GpuVm] = []
         self.mirrors: list[Mirror] = []
+        self.files: list[FileObject] = []
         self.at_close: list[Callable[[World], None]] = []
         """Checks to run once everything is torn down."""
         self.at_rest: list[Callable[[World], Any]] = []
@@ -266,7 +268,9 @@ class World:
         if not 0 <= index < self.config.mirrors:
             raise ValueError(f"this world has {self.config.mirrors} mirror devices; there is no device {index}")
         if index not in self._mirror_devices:
-            device = MirrorDevice(self.core, f"mdevice{index}", index, own_pages=self.config.own_pages)
+            device = MirrorDevice(
+                self.engine, self.core, f"mdevice{index}", index=index, own_pages=self.config.own_pages
+            )
             device.start()
             self._mirror_devices[index] = device
         return self._mirror_devices[index]
@@ -278,13 +282,15 @@ class World:
 
     async def mirror(self, process: Process, device: int = 0) -> Mirror:
         """Open a mirror device for a process."""
-        mirror = await self.mirror_device(device).open(process.mm)
+        mirror = await self.mirror_device(device).call(OpenMirror(process.mm))
         self.mirrors.append(mirror)
         return mirror
 
     def file(self, name: str) -> Any:
-        """A file of zeros that can be mapped; its page cache outlives its mappings."""
-        return FileObject(self.core, f"file:{name}", keep=True)
+        """A file of zeros that can be mapped; its page cache outlives its mappings, not the world."""
+        file = FileObject(self.core, f"file:{name}", keep=True)
+        self.files.append(file)
+        return file
 
     def mm_of_asid(self, gpu: str, asid: int) -> Mm | None:
         """The address space that a GPU address space mirrors, None when it is gone."""
@@ -329,6 +335,8 @@ class World:
         for process in self.processes:
             await process.exit()
         await self.settle()
+        for file in self.files:
+            file.drop()
         for check in self.at_close:
             check(self)
 

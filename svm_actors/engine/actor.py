@@ -68,7 +68,6 @@ class Actor:
             request.reply.server = engine.spawn(
                 self._serve(request, handler), verb, parent=request.caller, thread=request.caller.thread
             )
-            request.caller.waits_for = request.reply.server
 
     async def _serve(self, request: Request, handler: Handler) -> None:
         try:

@@ -1,4 +1,8 @@
-"""Channels between actors: rendezvous (capacity 0), bounded, unbounded (capacity None)."""
+"""Channels between actors: rendezvous (capacity 0), bounded, unbounded (capacity None).
+
+Whose send or receive is next is the strategy's choice among those whose guard holds; the items
+keep the order in which they were put in.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections import deque
 from typing import Any, Generic, TypeVar
 
 from svm_actors.engine.engine import Engine, Source
+from svm_actors.engine.errors import EngineError
 from svm_actors.engine.task import Task
 
 T = TypeVar("T")
@@ -22,6 +27,7 @@ class Channel(Source, Generic[T]):
         self.capacity = capacity
         self._items: deque[T] = deque()
         self._receivers = 0
+        """Tasks that announced a receive and have not got their item: the room of a rendezvous."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -43,14 +49,13 @@ class Channel(Source, Generic[T]):
             await self.engine.step("send", self, key)
         else:
             await self.engine.wait("send", self, self, self._has_room, key)
-        if not self.engine.closing:
-            self._items.append(item)
-            if self.parked:
-                self.changed()
+        self._items.append(item)
+        if self.parked:
+            self.changed()
 
     def send_nowait(self, item: T) -> bool:
         """Put the item in if there is room; no op, for use where the caller cannot sleep."""
-        if not self._has_room():
+        if self.engine.closing or not self._has_room():
             return False
         self._items.append(item)
         if self.parked:
@@ -95,19 +100,24 @@ class Reply(Source, Generic[T]):
 
     def set(self, value: T) -> None:
         """Answer with a value."""
-        self._ready = True
+        self._settle()
         self._value = value
         self.changed()
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, raised in the caller."""
-        self._ready = True
+        self._settle()
         self._error = error
         self.changed()
 
-    def holders(self) -> list[Any]:
-        """For the wait-for graph."""
-        return []
+    def _settle(self) -> None:
+        if self._ready:
+            raise EngineError(f"{self.name} is answered twice")
+        self._ready = True
+
+    def blocked_by(self, _waiter: Task) -> list[Task]:
+        """For the wait-for graph: the task that serves the request, once there is one."""
+        return [] if self.server is None else [self.server]
 
     async def get(self) -> T:
         """Wait for the answer."""

@@ -93,6 +93,44 @@ class ECANCELED(KernelError):
     errno = _errno.ECANCELED
 
 
+class ESRCH(KernelError):
+    errno = _errno.ESRCH
+
+
+class EPIPE(KernelError):
+    errno = _errno.EPIPE
+
+
+class EDEADLK(KernelError):
+    errno = _errno.EDEADLK
+
+
+class ENOLINK(KernelError):
+    errno = _errno.ENOLINK
+
+
+class ENOBUFS(KernelError):
+    errno = _errno.ENOBUFS
+
+
+class ETIMEDOUT(KernelError):
+    errno = _errno.ETIMEDOUT
+
+
+class EALREADY(KernelError):
+    errno = _errno.EALREADY
+
+
+class ENOTRECOVERABLE(KernelError):
+    errno = _errno.ENOTRECOVERABLE
+
+
+class ERESTARTSYS(KernelError):
+    """Interrupted before anything was done; user space never sees it: the call is restarted or EINTR."""
+
+    errno = 512
+
+
 KERNEL_ERRORS: dict[str, type[KernelError]] = {
     cls.__name__: cls for cls in sorted(KernelError.__subclasses__(), key=lambda cls: cls.__name__)
 }
@@ -108,7 +146,10 @@ class Deadlock(EngineError):
 
 
 class StepBudgetSpent(EngineError):
-    """The step budget ended before the scenario did: a suspected livelock, not yet a verdict."""
+    """The step budget ended before the scenario did: a suspected livelock, not yet a verdict.
+
+    The text names the op that the last steps went into.
+    """
 
 
 class ReplayMismatch(EngineError):

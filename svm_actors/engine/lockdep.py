@@ -8,6 +8,7 @@ while it is held counts.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import PropertyFailed
@@ -46,7 +47,7 @@ class LockDep:
 
     def declare(self, *classes: str) -> None:
         """Fix an order, outermost first, before any run has shown it."""
-        for outer, inner in zip(classes, classes[1:], strict=False):
+        for outer, inner in pairwise(classes):
             self.after.setdefault(outer, {})[inner] = "the declared order"
 
     def _path(self, start: str, goal: str) -> list[tuple[str, str]]:

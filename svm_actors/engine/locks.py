@@ -4,11 +4,16 @@ Every acquire is an op and feeds the lock-dependency checker.  A release is not 
 wants the lock next runs at its own op, so announcing the release would add no interleaving.
 
 Waiters are first come, first served where the kernel is fair (rwsem), and barging where it is
-not (mutex with optimistic spinning, spinlock).
+not (mutex with optimistic spinning, spinlock, lock bits).
+
+Simplified: the rwsem is strictly first come, first served.  The kernel lets a batch of queued readers
+overtake a queued writer and lets running writers steal; the order here is one the kernel allows too,
+and the strict one is what makes recursive reading deadlock (core_mm section 2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from svm_actors.engine.engine import Engine, Source
@@ -31,6 +36,10 @@ class Lock(Source):
         """Threads that hold the lock now."""
         return self._holders
 
+    def blocked_by(self, waiter: Task) -> list[Thread]:
+        """For the wait-for graph: threads that must act before ``waiter`` gets the lock."""
+        return self._holders
+
     def held_by_me(self) -> bool:
         """True when the running thread holds it, in any mode."""
         task = self.engine.current
@@ -51,26 +60,26 @@ class Lock(Source):
         if self.parked:
             self.changed()
 
-    def _drop(self, thread: Thread | None = None) -> str:
-        owner = thread
-        if owner is None:
-            task = self.engine.current
-            assert task is not None
-            owner = task.thread
-        if owner not in self._holders:
-            if self.engine.closing:
-                return "w"
-            raise EngineError(f"{owner.name} releases {self.name} but does not hold it")
-        self._holders.remove(owner)
-        for index in range(len(owner.held) - 1, -1, -1):
-            if owner.held[index][0] is self:
-                mode = owner.held.pop(index)[1]
-                break
-        else:  # pragma: no cover - the two lists are changed together
-            raise EngineError(f"{self.name} is not in the list of {owner.name}")
+    def _drop(self) -> None:
+        self._forget()
         if self.parked:
             self.changed()
-        return mode
+
+    def _forget(self) -> None:
+        """Take the running thread off the holders, telling nobody."""
+        task = self.engine.current
+        assert task is not None
+        owner = task.thread
+        if owner not in self._holders:
+            if self.engine.closing:  # cleanup of a task that was cut off before it got the lock
+                return
+            raise EngineError(f"{owner.name} releases {self.name} but does not hold it")
+        self._holders.remove(owner)
+        held = owner.held
+        last = len(held) - 1
+        while held[last][0] is not self:
+            last -= 1
+        del held[last]
 
 
 class Mutex(Lock):
@@ -88,8 +97,7 @@ class Mutex(Lock):
         assert task is not None
         engine.lockdep.waiting(task, self)
         await engine.wait("lock", self, self, self._free)
-        if not engine.closing:
-            self._take(task.thread, "w")
+        self._take(task.thread, "w")
 
     async def trylock(self) -> bool:
         """Take it if free; never waits."""
@@ -114,9 +122,43 @@ class Mutex(Lock):
 
 
 class SpinLock(Mutex):
-    """A mutex whose holder must not sleep; the section under it should contain no op."""
+    """A lock whose holder must not sleep.
+
+    The section under it holds no op: announcing one is an error that names the lock.  So a second
+    spinlock taken inside is always free, and taking it is no op either.
+    """
 
     __slots__ = ()
+
+    async def acquire(self) -> None:
+        """Take it; inside another spinlock's section this is no op."""
+        engine = self.engine
+        if not engine.atomic:
+            await super().acquire()
+            return
+        task = engine.current
+        assert task is not None
+        engine.lockdep.waiting(task, self)
+        self._take(task.thread, "w")
+
+    async def trylock(self) -> bool:
+        """Take it if free; inside another spinlock's section this is no op."""
+        if not self.engine.atomic:
+            return await super().trylock()
+        if self._holders:
+            return False
+        task = self.engine.current
+        assert task is not None
+        self._take(task.thread, "w")
+        return True
+
+    def _take(self, thread: Thread, mode: str) -> None:
+        super()._take(thread, mode)
+        self.engine.enter_atomic(self)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.engine.leave_atomic(self)
 
 
 class RwSem(Lock):
@@ -146,6 +188,21 @@ class RwSem(Lock):
     def _may_write(self, task: Task) -> bool:
         return not self._holders and self._queue[0][0] is task
 
+    def _contended(self) -> bool:
+        """True when somebody sleeps in the queue; a task that could go on at once does not."""
+        return any(not task.enabled for task, _mode in self._queue)
+
+    def blocked_by(self, waiter: Task) -> list[Thread]:
+        """Holders the waiter is not compatible with, and whoever it may not overtake in the queue."""
+        wants = next((mode for task, mode in self._queue if task is waiter), "w")
+        threads = self._holders[:] if wants == "w" or self._writer is not None else []
+        for task, mode in self._queue:
+            if task is waiter:
+                break
+            if "w" in (wants, mode):
+                threads.append(task.thread)
+        return threads
+
     async def read(self) -> None:
         """down_read."""
         engine = self.engine
@@ -158,8 +215,7 @@ class RwSem(Lock):
             await engine.wait("read_lock", self, self, lambda: self._may_read(task))
         finally:
             self._queue.remove(entry)
-        if not engine.closing:
-            self._take(task.thread, "r")
+        self._take(task.thread, "r")
 
     async def write(self) -> None:
         """down_write."""
@@ -169,23 +225,20 @@ class RwSem(Lock):
         engine.lockdep.waiting(task, self)
         entry = (task, "w")
         self._queue.append(entry)
-        if self.parked:
-            self.changed()
         try:
             await engine.wait("lock", self, self, lambda: self._may_write(task))
         finally:
             self._queue.remove(entry)
-        if not engine.closing:
-            self._writer = task.thread
-            self._take(task.thread, "w")
+        self._writer = task.thread
+        self._take(task.thread, "w")
 
     async def try_read(self) -> bool:
-        """down_read_trylock: fails when a writer holds it."""
+        """down_read_trylock: fails when a writer holds it or somebody sleeps in the queue."""
         engine = self.engine
         await engine.step("trylock", self)
         task = engine.current
         assert task is not None
-        if self._writer is not None:
+        if self._writer is not None or self._contended():
             return False
         self._take(task.thread, "r")
         return True
@@ -204,7 +257,8 @@ class RwSem(Lock):
 
     def release(self) -> None:
         """up_read or up_write, whichever the running thread holds."""
-        if self.held_for_write():
+        task = self.engine.current
+        if task is not None and self._writer is task.thread:
             self._writer = None
         self._drop()
 
@@ -217,7 +271,8 @@ class RwSem(Lock):
         self._writer = None
         held = task.thread.held
         held[held.index((self, "w"))] = (self, "r")
-        self.changed()
+        if self.parked:
+            self.changed()
 
     def held_for_write(self) -> bool:
         """True when the running thread is the writer."""
@@ -238,7 +293,7 @@ class _Held:
 
     __slots__ = ("_acquire", "_lock")
 
-    def __init__(self, lock: RwSem, acquire: Any) -> None:
+    def __init__(self, lock: RwSem, acquire: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._lock = lock
         self._acquire = acquire
 
@@ -287,8 +342,7 @@ class BitLock(Lock):
         assert task is not None
         engine.lockdep.waiting(task, self)
         await engine.wait("lock", self, self, self._clear)
-        if not engine.closing:
-            self._take(task.thread, "w")
+        self._take(task.thread, "w")
 
     async def wait_clear(self) -> None:
         """Sleep until unlocked; take nothing, hold nothing."""
@@ -300,9 +354,10 @@ class BitLock(Lock):
 
     def give(self, thread: Thread) -> None:
         """Make ``thread`` the owner, for a lock taken here and released elsewhere."""
-        mode = self._drop()
-        self._holders.append(thread)
-        thread.held.append((self, mode))
+        self._forget()
+        if not self.engine.closing:
+            self._holders.append(thread)
+            thread.held.append((self, "w"))
 
 
 class WaitQueue(Source):
@@ -314,9 +369,15 @@ class WaitQueue(Source):
         super().__init__(engine)
         self.name = name
 
-    async def wait_event(self, condition: Any, waits_for: Any = None) -> None:
+    async def wait_event(self, condition: Callable[[], bool], waits_for: Any = None) -> None:
         """Sleep until ``condition()``; whoever changes it must call :meth:`wake_up`."""
         await self.engine.wait("wait", self, self, condition, waits_for=waits_for)
+
+    async def wait_event_timeout(
+        self, condition: Callable[[], bool], nanoseconds: int, waits_for: Any = None
+    ) -> bool:
+        """The same for at most so much virtual time; returns whether the condition holds."""
+        return await self.engine.wait("wait", self, self, condition, None, waits_for, timeout=nanoseconds)
 
     def wake_up(self) -> None:
         """Re-evaluate every waiter's condition."""

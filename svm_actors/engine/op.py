@@ -5,7 +5,9 @@ the program, so it is a tuple and not a class; this file is its documentation.
 
 * ``kind`` is one of the names in :data:`MODES`; the mode tells the search which ops commute.
 * ``resource`` is any object with a ``name``; two ops can only conflict on the same resource.
-* ``key`` narrows the resource (a page number, a message verb); None is the whole resource.
+* ``key`` narrows the resource (a page number); None is the whole resource.  For the kinds in
+  :data:`LABELLED` it is only a label (a message verb): the order in one mailbox matters whatever
+  the verbs are.
 """
 
 from __future__ import annotations
@@ -71,6 +73,9 @@ MODES: Final[dict[str, Mode]] = {
     "fence_signal": WRITE,
 }
 
+LABELLED: Final = frozenset({"send", "receive"})
+"""Kinds whose key narrows nothing."""
+
 
 def render(op: Op) -> str:
     """``lock mm1.mmap_lock`` or ``pte_write mm1 0x10``: the text used in traces."""
@@ -85,7 +90,12 @@ def conflicts(first: Op, second: Op) -> bool:
     """True when the two ops do not commute: same resource and key, and not both read, both add."""
     if first[1] is None or first[1] is not second[1]:
         return False
-    if first[2] is not None and second[2] is not None and first[2] != second[2]:
+    if first[2] is not None and second[2] is not None and first[2] != second[2] and not _labelled(first, second):
         return False
-    modes = MODES[first[0]], MODES[second[0]]
-    return LOCAL not in modes and (modes[0] != modes[1] or modes[0] == WRITE)
+    # A kind the table does not know counts as a write: that can cost search time, never a schedule.
+    one, other = MODES.get(first[0], WRITE), MODES.get(second[0], WRITE)
+    return LOCAL not in (one, other) and (one != other or one == WRITE)
+
+
+def _labelled(first: Op, second: Op) -> bool:
+    return first[0] in LABELLED or second[0] in LABELLED

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from svm_actors.engine.op import Op
 
 if TYPE_CHECKING:
     from svm_actors.engine.locks import Lock
+    from svm_actors.engine.source import Source
+
+_START: Op = ("start", None, None)
 
 
 class Thread:
@@ -19,12 +22,14 @@ class Thread:
     thread.  Locks belong to threads, never to tasks.
     """
 
-    __slots__ = ("held", "name")
+    __slots__ = ("held", "name", "owner")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.held: list[tuple[Lock, str]] = []
         """Locks held, oldest first, each with its mode (``r`` or ``w``)."""
+        self.owner: Task | None = None
+        """The task this thread was made for; it may not end while the thread holds a lock."""
 
 
 class Task:
@@ -36,10 +41,14 @@ class Task:
         "daemon",
         "done",
         "enabled",
+        "expired",
         "go",
+        "guard",
         "handle",
+        "id",
         "joiners",
         "local",
+        "name",
         "number",
         "op",
         "parent",
@@ -56,9 +65,13 @@ class Task:
         """Creation number: candidates are ordered by it."""
         self.local = local
         self.parent = parent
+        self.id: str = local if parent is None else f"{parent.id}/{local}"
+        """Creation path, e.g. ``gpu0.fault/service.3``: independent of arrival order."""
+        self.name: str = self.id
+        """The same, for ops that name a task as their resource."""
         self.coro = coro
         self.thread = thread
-        self.op: Op = ("start", None, None)
+        self.op: Op = _START
         self.enabled = False
         self.done = False
         self.daemon = False
@@ -69,22 +82,17 @@ class Task:
         """How many children of each name this task made; the next one's id."""
         self.waits_for: Any = None
         """What blocks it, for the wait-for graph: a lock, a task, a channel."""
+        self.guard: Callable[[], bool] | None = None
+        """What must hold before it can go on, while it waits."""
+        self.expired = False
+        """Its timer fired: the end of a sleep, or of a wait with a timeout."""
         self.handle: Any = None
+        """The back end's own object for this task."""
         self.go = False
-        self.joiners: Any = None
+        """Picked before the back end had started it."""
+        self.joiners: Source | None = None
+        """Where those park who wait for its end; made by the first of them."""
         self.wake_value: Any = None
-
-    @property
-    def id(self) -> str:
-        """Creation path, e.g. ``gpu0.fault/service.3``: independent of arrival order."""
-        parts = []
-        task: Task | None = self
-        while task is not None:
-            parts.append(task.local)
-            task = task.parent
-        return "/".join(reversed(parts))
-
-    name = id
 
     def child_name(self, stem: str) -> str:
         """The next free id for a child called ``stem``."""
@@ -94,3 +102,17 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id}>"
+
+    def __str__(self) -> str:
+        return self.id
+
+
+async def _never() -> None:
+    """Body of the task that is never picked."""
+
+
+_never_coro = _never()
+_never_coro.close()
+
+NOBODY = Task(0, "nobody", None, _never_coro, Thread("nobody"))
+"""Stands for "nobody may go on": what the pick returns when a run has ended."""

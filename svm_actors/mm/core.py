@@ -13,6 +13,7 @@ from svm_actors.mm import messages as m
 from svm_actors.mm.constants import RW
 from svm_actors.mm.events import MmCreated
 from svm_actors.mm.exit import exit_mmap
+from svm_actors.mm.lru import LruBatch
 from svm_actors.mm.migrate_types import MigratePfn
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_alloc import PageAllocator
@@ -29,6 +30,7 @@ class CoreMm(Actor):
         super().__init__(engine, name)
         self.allocator = allocator
         self.swap = swap.Swap()
+        self.lru = LruBatch(engine)
         self.mms: dict[str, Mm] = {}
         """Address spaces alive, in order of creation."""
         self.heap_prot = RW

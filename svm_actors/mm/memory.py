@@ -113,7 +113,7 @@ async def _new_anon_page(core: CoreMm, vma: Vma, vpn: int, source: Folio | None)
     await core.engine.step("pte_write", vma.mm.page_table, vpn)
     if vma.mm.page_table.get(vpn) is None:
         folio_add_new_anon_rmap(folio, vma, vpn)
-        folio.lru = True
+        core.lru.add(folio)
         vma.mm.page_table.set(vpn, Pte(Entry.PRESENT, folio, True, True, True))
     folio.put("fault")
     return Fault.DONE
@@ -189,6 +189,8 @@ async def do_wp_page(core: CoreMm, vma: Vma, vpn: int, seen: Pte) -> Fault:
 
 def wp_can_reuse_anon_folio(core: CoreMm, folio: Folio) -> bool:
     """Sole reference: the page becomes exclusive.  Trylock only, and never with a waiter's reference."""
+    if not folio.lru:
+        core.lru.drain_now()
     if folio.refcount > 1 + folio.swapcache or not folio.lock.trylock_now():
         return False
     reuse = core.swap.folio_free_swap(folio) and folio.refcount == 1
@@ -211,10 +213,11 @@ async def _wp_page_copy(core: CoreMm, vma: Vma, vpn: int, seen: Pte) -> None:
     await core.engine.step("pte_write", mm.page_table, vpn)
     if mm.page_table.get(vpn) == seen:
         folio_add_new_anon_rmap(new, vma, vpn)
-        new.lru = True
+        core.lru.add(new)
         mm.page_table.set(vpn, Pte(Entry.PRESENT, new, True, True, True))
         if not old.is_zero:
             old.remove_mapping()
+            core.swap.free_swap_cache(old)
         core.engine.count("cpu.cow")
     else:
         core.engine.count("MM-R19")
@@ -257,6 +260,7 @@ async def device_private_fault(
     finally:
         if not core.engine.closing:
             folio.lock.release()
+            await core.engine.step("put", folio)
             folio.put("fault")
     await core.engine.sleep(fault.pause_ns, "timeslice")
     return Fault.DONE
@@ -322,7 +326,7 @@ async def do_swap_in(core: CoreMm, vma: Vma, vpn: int, seen: Pte, write: bool) -
 def _map_swapped(core: CoreMm, vma: Vma, vpn: int, seen: Pte, folio: Folio, slot: SwapSlot) -> None:
     """The ptl section of swap-in: exclusive if the entry said so, or if nobody else has the slot."""
     folio.add_mapping()
-    folio.lru = True
+    core.lru.add(folio)
     slot.count -= 1
     exclusive = seen.exclusive or (not slot.count and folio.mapcount == 1)
     if not slot.count:
@@ -339,10 +343,12 @@ def _map_swapped(core: CoreMm, vma: Vma, vpn: int, seen: Pte, folio: Folio, slot
 
 async def zap_range(core: CoreMm, mm: Mm, start: int, end: int) -> None:
     """unmap_page_range: every entry of [start, end) to NONE, one leaf table per locked section."""
+    await core.lru.drain()
     for table in mm.page_table.tables(start, end):
         await core.engine.step("pte_write", mm.page_table, table * PTRS_PER_PTE)
         for vpn, pte in mm.page_table.entries(table, start, end):
             zap_entry(core, mm, vpn, pte)
+    core.lru.drain_now()
 
 
 def zap_entry(core: CoreMm, mm: Mm, vpn: int, pte: Pte) -> None:
@@ -355,9 +361,7 @@ def zap_entry(core: CoreMm, mm: Mm, vpn: int, pte: Pte) -> None:
         if pte.dirty:
             folio.dirty = True
         folio.remove_mapping()
-        slot = folio.swap_slot
-        if slot is not None and not slot.count and not folio.mapcount and not folio.lock.locked:
-            core.swap.remove_from_cache(folio)
+        core.swap.free_swap_cache(folio)
 
 
 __all__ = ["ENOMEM", "Fault", "do_user_addr_fault", "handle_mm_fault", "zap_range"]

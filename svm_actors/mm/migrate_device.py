@@ -47,7 +47,7 @@ async def migrate_vma_setup(core: CoreMm, args: MigrateVma) -> None:
     args.src = [MigratePfn() for _ in range(args.npages)]
     args.dst = [None] * args.npages
     await _collect(core, args, vma)
-    if any(entry.valid for entry in args.src):
+    if any(entry.migrate for entry in args.src):
         await migrate_device_unmap(core, args.src, args.fault_page)
     args.cpages = sum(entry.migrate for entry in args.src)
 
@@ -96,12 +96,13 @@ def selected(args: MigrateVma, pte: Pte) -> bool:
 
 async def migrate_device_unmap(core: CoreMm, src: list[MigratePfn], fault_page: Folio | None) -> None:
     """9.2: isolate, unmap everywhere, check references; what fails is restored and cleared."""
+    await core.lru.drain()
     for entry in src:
         folio = entry.folio
         if folio is None:
             continue
         if not await _isolate(core, folio):
-            await _restore(core, entry, fault_page)
+            await _restore(core, entry, fault_page, isolated=False)
             continue
         if folio.mapcount:
             await try_to_migrate(core, folio)
@@ -133,21 +134,27 @@ def foreign_references(folio: Folio, fault_page: Folio | None, *, lax: bool) -> 
     return max(0, folio.refcount - expected)
 
 
-async def _restore(core: CoreMm, entry: MigratePfn, fault_page: Folio | None) -> None:
+async def _restore(core: CoreMm, entry: MigratePfn, fault_page: Folio | None, *, isolated: bool = True) -> None:
     """Put the entries back and let go of the page; the entry takes no further part."""
     folio = entry.folio
     assert folio is not None
     await remove_migration_ptes(core, folio, folio)
     entry.clear()
-    _release(folio, fault_page, "collect")
+    if isolated:
+        _putback(core, folio)
+    _release(folio, fault_page)
 
 
-def _release(folio: Folio, fault_page: Folio | None, reason: str) -> None:
+def _putback(core: CoreMm, folio: Folio) -> None:
+    """folio_putback_lru, for a page that somebody still wants."""
     if not folio.is_device_private and folio.refcount > 1:
-        folio.lru = True
+        core.lru.add(folio)
+
+
+def _release(folio: Folio, fault_page: Folio | None) -> None:
     if folio is not fault_page:
         folio.lock.release()
-    folio.put(reason)
+    folio.put("collect")
 
 
 # -- pages ----------------------------------------------------------------------------------
@@ -237,7 +244,7 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
     if target.is_device_private:
         entry = Pte(Entry.DEVICE_PRIVATE, target, writable)
     else:
-        target.lru = True
+        core.lru.add(target)
         entry = Pte(Entry.PRESENT, target, writable, writable, True)
     args.mm.page_table.set(vpn, entry)
     return True
@@ -266,15 +273,19 @@ async def _finalize(
             survivor = target if entry.migrate and target is not None else source
             await remove_migration_ptes(core, source, survivor)
             committed = survivor is target
-            if committed and not survivor.is_device_private:
-                survivor.lru = True
+            if committed:
+                _putback(core, survivor)
             await core.engine.step("flag_write", source, "unlock")
             if committed:
                 if source is not fault_page:
                     source.lock.release()
+                    if source.is_device_private:
+                        # Unlocked but not yet put: another migrator may lock it now (PGM-R15, PGM-R21).
+                        await core.engine.step("put", source)
                 source.put("collect")
             else:
-                _release(source, fault_page, "collect")
+                _putback(core, source)
+                _release(source, fault_page)
         if target is not None:
             target.lock.release()
             target.put("dst")

@@ -75,6 +75,12 @@ class Swap:
         if not slot.count and slot.folio is None:
             self.live.pop(slot.name, None)
 
+    def free_swap_cache(self, folio: Folio) -> None:
+        """After a mapping went: an unmapped cached folio that no SWAP entry needs leaves the cache."""
+        slot = folio.swap_slot
+        if slot is not None and not slot.count and not folio.mapcount and not folio.lock.locked:
+            self.remove_from_cache(folio)
+
     def folio_free_swap(self, folio: Folio) -> bool:
         """Leave the swap cache when no SWAP entry needs the slot.  Folio locked by the caller."""
         if folio.swap_slot is None:
@@ -90,6 +96,7 @@ async def reclaim_pages(core: CoreMm, mm: Mm, start: int, end: int) -> int:
     """Swap out what can be swapped out of [start, end); answers how many pages went."""
     reclaimed = 0
     candidates: list[Folio] = []
+    await core.lru.drain()
     async with mm.mmap_lock.reading():
         for table in mm.page_table.tables(start, end):
             await core.engine.step("pte_read", mm.page_table, table)
@@ -113,11 +120,11 @@ def isolate(folio: Folio) -> bool:
 async def pageout(core: CoreMm, folio: Folio) -> int:
     """shrink_folio_list for one isolated folio: trylock, unmap, write, free.  1 when it went."""
     if not await folio.lock.trylock():
-        putback(folio)
+        putback(core, folio)
         return 0
     if not folio.mapcount:
         folio.lock.release()
-        putback(folio)
+        putback(core, folio)
         return 0
     slot = folio.swap_slot
     if slot is None:
@@ -133,12 +140,12 @@ async def pageout(core: CoreMm, folio: Folio) -> int:
         core.swap.free_if_unused(slot)
         core.engine.count("reclaim.swap_out")
     folio.lock.release()
-    putback(folio)
+    putback(core, folio)
     return int(gone)
 
 
-def putback(folio: Folio) -> None:
+def putback(core: CoreMm, folio: Folio) -> None:
     """Back to the LRU list and drop the isolation reference."""
     if folio.refcount > 1:
-        folio.lru = True
+        core.lru.add(folio)
     folio.put("reclaim")

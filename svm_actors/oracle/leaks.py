@@ -6,7 +6,7 @@ from typing import Any
 
 from svm_actors.engine.errors import PropertyFailed
 
-NOT_LEAKS = frozenset({"faults", "acked", "reported"})
+NOT_LEAKS = frozenset({"faults", "acked", "reported", "chunks", "allocated", "freed"})
 """Statistics that count what happened, not what is alive."""
 
 

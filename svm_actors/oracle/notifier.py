@@ -76,8 +76,7 @@ class Invalidation:
             own = event.event is Event.MIGRATE and event.owner is mirror.device
             if mirror.closed or mirror.mm is not event.mm or own:
                 continue
-            left = mirror.pt.any_in(event.start, event.end)
-            if left:
+            if mirror.pt.next_from(event.start, event.end) is not None:
                 raise PropertyFailed(self.name, "INV-01", f"{mirror.name} keeps entries in {describe(event)}")
 
     def _gpu_left(self, event: NotifierRange, where: str, left: list[tuple[int, Any]]) -> None:

@@ -1,0 +1,53 @@
+"""What a planted bug is, and how one is put into a world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from svm_actors.world import GpuDevice, World
+
+Hook = Callable[["GpuDevice"], None]
+
+
+@attrs.frozen
+class Bug:
+    """One deviation."""
+
+    id: str
+    """Digest id."""
+    title: str
+    """What is wrong, in a few words."""
+    removes: str
+    """The guard that is gone: ``class.method``."""
+    races: tuple[str, ...]
+    """Ids of the races whose window it opens."""
+    oracles: tuple[str, ...]
+    """Any of these, as ``oracle`` or ``oracle/rule``, is how it is noticed."""
+    plant: Hook = attrs.field(repr=False)
+    """Change one GPU's driver, as soon as it is built."""
+
+    def install(self, world: World) -> None:
+        """Plant it in every GPU of a world, those already built and those to come."""
+        for device in world.gpus:
+            self.plant(device)
+        world.hooks.append(self.plant)
+
+
+def replace_guard(part: str, guard: str, deviation: Callable[..., Any]) -> Hook:
+    """A hook that swaps one method of one of the classes VMs are built from (:class:`XeParts`).
+
+    What is there is subclassed, so several bugs can be planted at once.
+    """
+
+    def plant(device: GpuDevice) -> None:
+        parts = device.driver.parts
+        original = getattr(parts, part)
+        if not hasattr(original, guard):
+            raise TypeError(f"{original.__name__} has no guard {guard}")
+        setattr(parts, part, type(original.__name__, (original,), {guard: deviation}))
+
+    return plant

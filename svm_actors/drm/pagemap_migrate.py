@@ -1,0 +1,230 @@
+"""drm_pagemap_migrate_to_devmem: system or peer pages into one allocation (pagemap section 3).
+
+The steps M1 to M10 keep their names from the digest.  All or nothing on the way in (RULE-58):
+unless every page of the window takes part, the call fails with -EBUSY and restores everything.
+After setup every exit runs pages and finalize, with empty destinations on an abort.
+
+The caller holds mmap_lock for read, and the BO reservation until this returns (RULE-55); the
+allocation reference is consumed in every outcome (RULE-59, PGM-R34).
+
+Simplified: PTE level, so one entry is one page and the weighted count M4 is a plain count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from svm_actors.drm.pagemap_dma import DmaBatch
+from svm_actors.drm.pagemap_zdd import Devmem, Zdd, zdd_of
+from svm_actors.engine.errors import EBUSY, EINVAL, ENOENT, KernelError
+from svm_actors.gpu.address import Direction
+from svm_actors.mm.folio import Folio
+from svm_actors.mm.messages import MigrateVmaFinalize, MigrateVmaPages, MigrateVmaSetup
+from svm_actors.mm.migrate_types import MigratePfn, MigrateVma, Select
+
+if TYPE_CHECKING:
+    from svm_actors.drm.pagemap import DrmPagemap
+    from svm_actors.mm.mm_struct import Mm
+    from svm_actors.mm.vma import Vma
+
+
+@attrs.frozen
+class MigrateDetails:
+    """drm_pagemap_migrate_details."""
+
+    timeslice_ns: int = 0
+    """Minimum stay in virtual ns; 0 is none."""
+    can_migrate_same_pagemap: bool = False
+    """Pages already in the region may be moved inside it."""
+
+
+def drop_destinations(dst: list[Folio | None]) -> None:
+    """drm_pagemap_migration_unlock_put_pages: give every destination back, locked ones only."""
+    for index, folio in enumerate(dst):
+        if folio is not None:
+            dst[index] = None
+            folio.lock.release()
+            folio.put("dst")
+
+
+class ToDevmem:
+    """The way in.  One instance per region; every guard is a method."""
+
+    def __init__(self, dpagemap: DrmPagemap) -> None:
+        self.dpagemap = dpagemap
+        self.engine = dpagemap.engine
+        self.core = dpagemap.core
+
+    async def run(self, devmem: Devmem, mm: Mm, start: int, end: int, details: MigrateDetails) -> None:
+        """-ENOENT no VMA, -EINVAL outside it, -EBUSY not anonymous or lost a race, -ENOMEM."""
+        mm.mmap_lock.assert_held()
+        try:
+            vma = self.check_window(mm, start, end)
+        except KernelError:
+            devmem.release()
+            raise
+        zdd = Zdd(devmem)
+        error = await self._attempt(zdd, self._setup_args(mm, vma, start, end), details)
+        zdd.put()
+        if error is not None:
+            raise error
+
+    # -- M1 to M3 --------------------------------------------------------------------
+
+    def check_window(self, mm: Mm, start: int, end: int) -> Vma:
+        """M1: the window lies in one anonymous VMA (removed by PGM-B53)."""
+        vma = mm.find_vma(start)
+        if vma is None:
+            raise ENOENT
+        if end > vma.end or end <= start:
+            raise EINVAL
+        if not vma.is_anonymous:
+            raise EBUSY
+        return vma
+
+    def _setup_args(self, mm: Mm, vma: Vma, start: int, end: int) -> MigrateVma:
+        owner = self.dpagemap.owner
+        return MigrateVma(mm, vma, start, end, owner, Select.SYSTEM | Select.DEVICE_PRIVATE)
+
+    async def _attempt(self, zdd: Zdd, args: MigrateVma, details: MigrateDetails) -> KernelError | None:
+        """M3 to M10; the error to report, after everything has been restored."""
+        try:
+            await self.core.call(MigrateVmaSetup(args))
+        except KernelError as failure:
+            return failure
+        if not args.cpages:
+            self.engine.count("PGM-R02")
+            self.engine.count("migrate.to_vram.busy")
+            return EBUSY()
+        args.dst = [None] * args.npages
+        sources = self._mark_d2d(args)
+        moving = False
+        error: KernelError | None = None
+        try:
+            moving = await self._fill(zdd, args, details)
+        except KernelError as failure:
+            error = failure
+            drop_destinations(args.dst)
+        await self.core.call(MigrateVmaPages(args))
+        if moving:
+            error = self.judge_moved(args)
+        await self.core.call(MigrateVmaFinalize(args))
+        for source in sources:
+            source.d2d_sources -= 1
+        if error is None and moving:
+            self.engine.count("migrate.to_vram")
+        elif isinstance(error, EBUSY):
+            self.engine.count("migrate.to_vram.busy")
+        return error
+
+    def _mark_d2d(self, args: MigrateVma) -> list[Zdd]:
+        """Note on the zdd of every device source that it is being copied, for the window events."""
+        sources = [zdd_of(entry.folio) for entry in args.src if entry.folio and entry.folio.is_device_private]
+        for source in sources:
+            source.d2d_sources += 1
+        return sources
+
+    # -- M4 to M8 --------------------------------------------------------------------
+
+    async def _fill(self, zdd: Zdd, args: MigrateVma, details: MigrateDetails) -> bool:
+        """Destinations built and filled; False when all pages are in the region already."""
+        self.require_all_collected(args)
+        if self.already_in_place(args, details):
+            return False
+        devmem = zdd.devmem
+        pfns = await devmem.ops.populate_devmem_pfn(devmem)
+        await self._copy_in(zdd, args, pfns)
+        devmem.pre_migrate_fence = None
+        self.set_expiration(devmem, details)
+        return True
+
+    def require_all_collected(self, args: MigrateVma) -> None:
+        """PGM-R02: a CPU fault or another migration holds a page of the window: -EBUSY (M4)."""
+        if sum(entry.migrate for entry in args.src) != args.npages:
+            self.engine.count("PGM-R02")
+            raise EBUSY
+
+    def already_in_place(self, args: MigrateVma, details: MigrateDetails) -> bool:
+        """M5: True when all pages are in the region; -EBUSY ("fragmented") when only some are."""
+        if details.can_migrate_same_pagemap:
+            return False
+        ours = sum(self._source_pagemap(entry) is self.dpagemap for entry in args.src)
+        if ours == args.npages:
+            self.engine.count("migrate.to_vram.there")
+            return True
+        if ours:
+            self.engine.count("migrate.to_vram.fragmented")
+            raise EBUSY
+        return False
+
+    def set_expiration(self, devmem: Devmem, details: MigrateDetails) -> None:
+        """PGM-R24: the deadline is visible before any CPU entry names the new pages (RULE-47)."""
+        devmem.timeslice_expiration = self.engine.now + details.timeslice_ns
+
+    # -- M7 --------------------------------------------------------------------------
+
+    def _source_pagemap(self, entry: MigratePfn) -> DrmPagemap | None:
+        folio = entry.folio
+        return zdd_of(folio).dpagemap if folio is not None and folio.is_device_private else None
+
+    async def _copy_in(self, zdd: Zdd, args: MigrateVma, pfns: list[int]) -> None:
+        """Build each destination; copy batch by batch, a batch ending where the copier changes."""
+        await self.engine.step("alloc", self.dpagemap.pgmap, zdd.devmem.name)
+        first = 0
+        copier: DrmPagemap | None = None
+        for index, entry in enumerate(args.src):
+            source = self._source_pagemap(entry)
+            if self.copier_changes(index, first, copier, source):
+                await self._copy_batch(zdd, args, first, index, copier)
+                first = index
+            if index == first:
+                copier = source
+            args.dst[index] = self.init_devmem_folio(pfns[index], zdd)
+        await self._copy_batch(zdd, args, first, args.npages, copier)
+
+    def init_devmem_folio(self, pfn: int, zdd: Zdd) -> Folio:
+        """PGM-R30: rebuild the folio, then attach its zone data; no entry can name it yet (RULE-56)."""
+        folio = self.dpagemap.pgmap.zone_device_page_init(pfn, "dst")
+        zdd.attach(folio)
+        return folio
+
+    def copier_changes(self, index: int, first: int, copier: DrmPagemap | None, source: DrmPagemap | None) -> bool:
+        """PGM-R23: addresses of one batch are those of one copying device; flush when it changes."""
+        if index == first or source is copier:
+            return False
+        self.engine.count("PGM-R23")
+        return True
+
+    async def _copy_batch(self, zdd: Zdd, args: MigrateVma, first: int, end: int, copier: DrmPagemap | None) -> None:
+        """Map, copy, unmap entries [first, end): by the source's device if the source is device memory."""
+        sources = [entry.folio for entry in args.src[first:end]]
+        targets = args.dst[first:end]
+        devmem = zdd.devmem
+        fence = devmem.pre_migrate_fence
+        if copier is None:
+            async with DmaBatch(self.dpagemap, self.dpagemap.gpu) as batch:
+                await batch.map_system(sources, Direction.TO_DEVICE)
+                await devmem.ops.copy_to_devmem(targets, batch.addrs, fence)
+            return
+        source_ops = zdd_of(next(folio for folio in sources if folio is not None)).devmem.ops
+        async with DmaBatch(self.dpagemap, copier.gpu) as batch:
+            await batch.map_peer(self.dpagemap, targets, Direction.FROM_DEVICE)
+            await source_ops.copy_to_ram(sources, batch.addrs, fence)
+
+    # -- M9 --------------------------------------------------------------------------
+
+    def judge_moved(self, args: MigrateVma) -> KernelError | None:
+        """M9: fewer committed than wanted is -EBUSY ("raced"); what did move stays where it is.
+
+        A hole that did not go: somebody touched it first (PGM-R22).  A page: an extra reference
+        appeared during the copy (PGM-R06).
+        """
+        lost = [entry for entry in args.src if not entry.migrate]
+        if not lost:
+            return None
+        self.engine.count("PGM-R06" if any(entry.valid for entry in lost) else "PGM-R22")
+        if len(lost) < args.npages:
+            self.engine.count("migrate.partial")
+        return EBUSY()

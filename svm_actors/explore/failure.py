@@ -1,0 +1,166 @@
+"""How a run failed: what kind of failure, which rule, and a signature that equal failures share.
+
+Two failures are the same when their *class* is: oracle, rule and normalised message (exploration
+digest, section 1.4, "Shrinking").  Normalising takes out what differs from schedule to schedule:
+numbers, page contents, and of a deadlock everything but the ops the blocked tasks are stuck in.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import traceback
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import attrs
+
+import svm_actors
+from svm_actors.engine.errors import Deadlock, EngineError, KernelError, PropertyFailed, StepBudgetSpent
+from svm_actors.engine.op import render
+
+if TYPE_CHECKING:
+    from svm_actors.engine.engine import Engine
+
+Kind = Literal["property", "deadlock", "budget", "error", "internal"]
+"""``property``: an oracle or an assert; ``budget``: no verdict; ``error``: the scenario or the engine
+raised; ``internal``: the model itself broke, which is a bug of this package."""
+
+PACKAGE: Final = Path(svm_actors.__file__).parent
+VERBS: Final = PACKAGE / "world.py"
+"""Errors raised here are about how the scenario called a verb."""
+
+_BYTES: Final = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""")
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
+_LIST: Final = re.compile(r"N(?:, ?N)+")
+_BLOCKED: Final = re.compile(r"^ +\S+ is blocked in (.*?); its thread", re.MULTILINE)
+_MOST_FREQUENT: Final = re.compile(r"most frequent of the last \d+ steps: \S+: (.*) \(")
+_LONGEST = 300
+
+
+@attrs.frozen
+class Step:
+    """One step of a run, as text."""
+
+    number: int
+    """Counted from 1 over the whole run."""
+    task: str
+    """Id of the task."""
+    op: str
+    """What it did."""
+
+
+@attrs.frozen
+class Failure:
+    """One failure of one run; plain data that crosses process borders."""
+
+    kind: Kind
+    """What it amounts to."""
+    oracle: str
+    """Who noticed: an oracle, ``scenario``, ``engine`` or ``model``."""
+    rule: str
+    """Digest id, or the name of what was raised."""
+    message: str
+    """What was seen, in one or more lines."""
+    timeline: tuple[Step, ...] = attrs.field(default=(), repr=False)
+    """The last steps before it, oldest first."""
+
+    @property
+    def signature(self) -> str:
+        """Equal for failures of the same class."""
+        return f"{self.oracle}/{self.rule}/{normalise(self.kind, self.message)}"
+
+    @property
+    def hash(self) -> str:
+        """The signature as twelve hex digits: a file name."""
+        return signature_hash(self.signature)
+
+    @property
+    def headline(self) -> str:
+        """Oracle, rule and the first line of the message."""
+        return f"{self.oracle} [{self.rule}]: {self.message.splitlines()[0] if self.message else ''}"
+
+
+def signature_hash(signature: str) -> str:
+    """A signature as twelve hex digits."""
+    return blake2b(signature.encode(), digest_size=6).hexdigest()
+
+
+def normalise(kind: Kind, message: str) -> str:
+    """The message without what differs from one schedule to the next."""
+    text = message
+    if kind == "deadlock":
+        text = " | ".join(sorted({_plain(op) for op in _BLOCKED.findall(message)})) or message
+    elif kind == "budget":
+        found = _MOST_FREQUENT.search(message)
+        text = found[1] if found else message
+    return _plain(text)[:_LONGEST]
+
+
+def _plain(text: str) -> str:
+    text = _NUMBER.sub("N", _BYTES.sub("BYTES", text))
+    return " ".join(_LIST.sub("N", text).split())
+
+
+# -- from an exception -------------------------------------------------------------
+
+
+def describe(error: BaseException, engine: Engine) -> Failure:
+    """The failure that ended this engine's run."""
+    leaf = _leaf(error)
+    kind, oracle, rule, message = _classify(leaf)
+    return Failure(kind, oracle, rule, message, last_steps(engine))
+
+
+def last_steps(engine: Engine) -> tuple[Step, ...]:
+    """The steps the engine remembers, numbered."""
+    steps = [(task.id, render(op)) for task, op in engine.timeline]
+    first = max(engine.steps - len(steps) + 1, 1)
+    return tuple(Step(first + index, task, op) for index, (task, op) in enumerate(steps))
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The first error of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _classify(error: BaseException) -> tuple[Kind, str, str, str]:
+    if isinstance(error, PropertyFailed):
+        return "property", error.oracle, error.rule, error.text
+    if isinstance(error, Deadlock):
+        return "deadlock", "engine", "deadlock", str(error)
+    if isinstance(error, StepBudgetSpent):
+        return "budget", "engine", "step-budget", str(error)
+    if isinstance(error, EngineError):
+        return "error", "engine", type(error).__name__, str(error)
+    frame = _raised_at(error)
+    where = "" if frame is None else f" at {Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    if isinstance(error, KernelError):
+        return "error", "scenario", error.code, f"{error.code} was raised{where} and nobody handled it"
+    name = type(error).__name__
+    if _in_model(frame):
+        return "internal", "model", name, f"{name}: {error}{where}"
+    if isinstance(error, AssertionError):
+        return "property", "scenario", "assert", f"{str(error) or _source(frame)}{where}"
+    return "error", "scenario", name, f"{name}: {error}{where}"
+
+
+def _raised_at(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame; None when the error was never raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1] if frames else None
+
+
+def _source(frame: traceback.FrameSummary | None) -> str:
+    line = "" if frame is None or frame.lineno is None else linecache.getline(frame.filename, frame.lineno).strip()
+    return line or "an assertion failed"
+
+
+def _in_model(frame: traceback.FrameSummary | None) -> bool:
+    if frame is None:
+        return False
+    path = Path(frame.filename)
+    return path.is_relative_to(PACKAGE) and path != VERBS

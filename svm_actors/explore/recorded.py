@@ -1,0 +1,113 @@
+"""Recordings as targets: each run of a campaign gets one piece of a file, in turn.
+
+The recorded results are not looked at here; ``conform`` does that.  Under a random schedule the
+operations meet in other orders than the recorded one, and the oracles judge what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from svm_actors.explore.determinism import digest
+from svm_actors.explore.subject import Scenario, Subject
+from svm_actors.workload import kernel_operations as ops
+from svm_actors.workload.formats import BadInput
+from svm_actors.workload.kernel_programs import KernelProgram, read_programs
+from svm_actors.workload.litmus_format import Litmus, read_litmus
+from svm_actors.workload.mirror_run import MirrorRun, recorded_scenario
+from svm_actors.workload.strace_program import read_program
+from svm_actors.workload.strace_run import replay_scenario
+from svm_actors.workload.strace_windows import windows
+from svm_actors.world import Config, World
+
+Make = Callable[[int], Subject]
+"""The subject with this index; any index is good, families are finite and repeat."""
+
+AWAY: Final = 1 << 20
+"""Pages from the arena to where ``mremap_away`` moves; each move goes as far again."""
+
+
+def strace_subjects(file: str) -> Make:
+    """Windows of a recorded log, each with GPUs that mirror its processes.  Raises BadInput."""
+    pieces = windows(read_program(file))
+    if not pieces:
+        raise BadInput(file, 0, "at least one memory system call", "none")
+    return _in_turn(file, [replay_scenario(piece) for piece in pieces], Config())
+
+
+def kernel_subjects(file: str) -> Make:
+    """Recorded programs, each together with another one, on shared mirrors.  Raises BadInput."""
+    programs = list(read_programs(file))
+    count = len(programs)
+    content, config = _digest_of(file), _config(programs)
+
+    def make(index: int) -> Subject:
+        turn, first = divmod(index, count)
+        second = (first + 1 + turn) % count
+        chosen = [programs[first]] if first == second else [programs[first], programs[second]]
+        return Subject(recorded_scenario(chosen), file, content, config)
+
+    return make
+
+
+def litmus_subjects(file: str, number: int | None = None) -> Make:
+    """Recorded concurrent programs, or the one with this number.  Raises BadInput."""
+    found = [litmus for litmus in read_litmus(file) if number in (None, litmus.number)]
+    if not found:
+        raise BadInput(file, 0, f"a litmus with number {number}", "none")
+    return _in_turn(file, [litmus_scenario(litmus) for litmus in found], _config(found))
+
+
+def litmus_scenario(litmus: Litmus) -> Scenario:
+    """A scenario that runs the setup, then the threads at once."""
+
+    async def run_litmus_threads(world: World) -> None:
+        await LitmusThreads(world, litmus).run()
+
+    return run_litmus_threads
+
+
+class LitmusThreads(MirrorRun):
+    """A litmus on the mirrors of a world."""
+
+    def __init__(self, world: World, litmus: Litmus) -> None:
+        self._moves = 0
+        self._setup = [ops.Mmap(0, litmus.pages, "rw", "private"), *map(self._plain, litmus.setup)]
+        super().__init__(world, [[self._plain(call) for call in thread] for thread in litmus.threads], litmus.devices)
+
+    async def run(self) -> None:
+        """Open the mirrors and set up, alone; then run the threads."""
+        threads, self.programs = self.programs, [self._setup]
+        await super().run()
+        self.programs, self.devices = threads, 0
+        await super().run()
+
+    def _plain(self, call: ops.Arguments) -> ops.Arguments:
+        """The operation in the terms of sequential programs."""
+        match call:
+            case ops.MprotectR(page=page, n=n):
+                return ops.Mprotect(page, n, "r")
+            case ops.MprotectRw(page=page, n=n):
+                return ops.Mprotect(page, n, "rw")
+            case ops.MremapAway(page=page, n=n):
+                self._moves += 1
+                return ops.Mremap(page, n, self._moves * AWAY)
+        return call
+
+
+def _in_turn(file: str, scenarios: Sequence[Scenario], config: Config) -> Make:
+    content = _digest_of(file)
+    return lambda index: Subject(scenarios[index % len(scenarios)], file, content, config)
+
+
+def _config(programs: Sequence[KernelProgram] | Sequence[Litmus]) -> Config:
+    """The default machine with as many mirror devices as the programs open."""
+    return attrs.evolve(Config(), mirrors=max(1, *(program.devices for program in programs)))
+
+
+def _digest_of(file: str) -> str:
+    return digest(Path(file).read_bytes())

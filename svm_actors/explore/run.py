@@ -1,0 +1,265 @@
+"""One run of one scenario, and its strict replay.
+
+The scenario is the task ``main``: the world is built, the planted bugs are installed, the oracles
+attached, the scenario awaited, the world closed.  A failure of any of these is a result, not an
+exception: a campaign of a thousand runs is a loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Literal
+
+import attrs
+import trio
+
+from svm_actors import __version__
+from svm_actors.bugs import BUGS
+from svm_actors.engine.backend import DirectBackend, TrioBackend
+from svm_actors.engine.chooser import Chooser
+from svm_actors.engine.engine import Engine
+from svm_actors.engine.errors import EngineError
+from svm_actors.explore.determinism import TraceDigest, trace_digest
+from svm_actors.explore.failure import Failure, describe
+from svm_actors.explore.settings import STEP_BUDGET, Settings, check_bugs, check_strategy
+from svm_actors.explore.strategies import Replay, make
+from svm_actors.explore.subject import Scenario, Subject, subject_of
+from svm_actors.explore.token import Token, TokenError, decode, encode
+from svm_actors.oracle import attach
+from svm_actors.world import Config, World
+
+Backend = Literal["trio", "direct"]
+BACKENDS: Final[tuple[Backend, ...]] = ("trio", "direct")
+
+
+class TokenMismatch(ValueError):
+    """A well-formed token of another version, scenario or machine; one line that names both sides."""
+
+
+@attrs.frozen
+class Run:
+    """One finished run."""
+
+    subject: Subject
+    """What ran."""
+    settings: Settings
+    """How its choices were made."""
+    seed: str
+    """Seed of the strategy, as text."""
+    bugs: tuple[str, ...]
+    """Deviations that were active."""
+    backend: Backend
+    """Which back end moved control."""
+    failure: Failure | None
+    """What went wrong; None when everything held."""
+    steps: int
+    """Ops announced."""
+    virtual_time: int
+    """Virtual nanoseconds that passed."""
+    counters: dict[str, int]
+    """Window events and statistics by name."""
+    tape: tuple[int, ...] = attrs.field(repr=False)
+    """The choices made."""
+    arity: tuple[int, ...] = attrs.field(repr=False)
+    """How many alternatives each choice had."""
+    trace: tuple[str, ...] | None = attrs.field(repr=False)
+    """Every step as a line, when recorded."""
+    trace_digest: str
+    """Hex digest of the trace; empty when not taken."""
+    elapsed: float
+    """Wall-clock seconds, outside the model."""
+
+    @property
+    def ok(self) -> bool:
+        """True when every property held."""
+        return self.failure is None
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy."""
+        return self.settings.strategy
+
+    @property
+    def token(self) -> str:
+        """The run as text: its strict replay."""
+        return encode(
+            Token(
+                package=__version__,
+                target=self.subject.name,
+                scenario=self.subject.digest,
+                config=self.subject.config_digest,
+                strategy=str(self.settings),
+                seed=self.seed,
+                bugs=self.bugs,
+                choices=self.tape,
+                arities=self.arity,
+                trace=self.trace_digest,
+            )
+        )
+
+
+def run(
+    scenario: Scenario | Subject,
+    *,
+    seed: int | str = 0,
+    strategy: str = "fifo",
+    bugs: Sequence[str] = (),
+    config: Config | None = None,
+    backend: Backend = "trio",
+    record: bool = False,
+    race_timers: bool = False,
+    step_budget: int = STEP_BUDGET,
+    chooser: Chooser | None = None,
+    name: str | None = None,
+    digest: bool = True,
+) -> Run:
+    """Run a scenario once; never raises for a failed property, see :attr:`Run.failure`.
+
+    ``record`` keeps the whole trace; ``chooser`` makes the choices instead of the named strategy;
+    ``name`` is what a token calls the scenario; without ``digest`` the trace is not digested.
+    ValueError for an unknown strategy, bug or back end, TypeError for what is not a scenario.
+    """
+    subject = subject_of(scenario, config, name)
+    settings = Settings(chooser.name if chooser is not None else strategy, race_timers, step_budget)
+    if chooser is None:
+        check_strategy(strategy)
+        chooser = make(strategy, seed)
+    return execute(subject, settings, chooser, str(seed), tuple(bugs), backend, record=record, digest=digest)
+
+
+def replay(
+    scenario: Scenario | Subject, token: str | Token, *, config: Config | None = None, backend: Backend = "trio"
+) -> Run:
+    """Make the choices of a token again, strictly.
+
+    TokenError for malformed text, TokenMismatch when the token is of another version, scenario or
+    machine.  A run in which the choices do not fit fails with oracle ``engine``, rule ``ReplayMismatch``.
+    """
+    known = decode(token) if isinstance(token, str) else token
+    subject = subject_of(scenario, config, known.target)
+    check_token(known, subject)
+    settings = token_settings(known)
+    chooser = Replay(known.choices, known.arities)
+    return execute(subject, settings, chooser, known.seed, known.bugs, backend, record=False, digest=True)
+
+
+def token_settings(token: Token) -> Settings:
+    """The settings a token carries; TokenError for others than this version knows."""
+    try:
+        return Settings.parse(token.strategy)
+    except ValueError as error:
+        raise TokenError(str(error)) from None
+
+
+def check_token(token: Token, subject: Subject) -> None:
+    """Raise TokenMismatch unless the token was made by this version from this very subject."""
+    sides = [
+        ("svm-actors", token.package, __version__),
+        (f"scenario {token.target}", token.scenario, subject.digest),
+        ("machine configuration", token.config, subject.config_digest),
+    ]
+    for what, recorded, here in sides:
+        if recorded != here:
+            raise TokenMismatch(f"the token was made with {what} {recorded}, but here it is {here}")
+    check_bugs(token.bugs)
+
+
+# -- the machinery --------------------------------------------------------------------
+
+
+def execute(
+    subject: Subject,
+    settings: Settings,
+    chooser: Chooser,
+    seed: str,
+    bugs: tuple[str, ...],
+    backend: Backend,
+    *,
+    record: bool,
+    digest: bool,
+) -> Run:
+    """The run with everything given."""
+    check_bugs(bugs)
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown back end {backend!r}; known: {', '.join(BACKENDS)}")
+    home = DirectBackend() if backend == "direct" else TrioBackend()
+    engine = Engine(
+        home, chooser, step_budget=settings.step_budget, record=record, race_timers=settings.race_timers
+    )
+    if digest and not record:
+        engine.timeline = TraceDigest()
+
+    async def body() -> None:
+        await _scenario(subject, build_world(engine, subject.config, bugs))
+
+    begin = time.perf_counter()
+    error = _outcome(home, body)
+    if error is None and isinstance(chooser, Replay):
+        error = _outcome_of(chooser.check_finished)
+    return Run(
+        subject=subject,
+        settings=settings,
+        seed=seed,
+        bugs=bugs,
+        backend=backend,
+        failure=None if error is None else describe(error, engine),
+        steps=engine.steps,
+        virtual_time=engine.now,
+        counters=dict(sorted(engine.counters.items())),
+        tape=tuple(engine.tape),
+        arity=tuple(engine.arity),
+        trace=tuple(engine.trace()) if record else None,
+        trace_digest=trace_digest(engine) if digest or record else "",
+        elapsed=time.perf_counter() - begin,
+    )
+
+
+def build_world(engine: Engine, config: Config | None, bugs: Sequence[str]) -> World:
+    """A machine with its planted bugs and its oracles."""
+    world = World(engine, config)
+    for bug in bugs:
+        BUGS[bug].install(world)
+    attach(world)
+    return world
+
+
+async def _scenario(subject: Subject, world: World) -> None:
+    work: Any = subject.scenario(world)
+    if not inspect.isawaitable(work):
+        raise EngineError(f"{subject.name} is not an `async def` function: it returned {type(work).__name__}")
+    await work
+    await world.close()
+
+
+def _outcome(home: DirectBackend | TrioBackend, body: Callable[[], Coroutine[Any, Any, None]]) -> BaseException | None:
+    """Run to the end; what the run ended with."""
+    if isinstance(home, DirectBackend):
+        return _outcome_of(lambda: home.run(body()))
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("inside a trio run use `async with svm_actors.open_world()`, or backend='direct'")
+    return _outcome_of(lambda: trio.run(_hosted, home, body))
+
+
+async def _hosted(home: TrioBackend, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async with home:
+        home.adopt_host()
+        await body()
+
+
+def _outcome_of(work: Callable[[], object]) -> BaseException | None:
+    """What it raised; only the user's own interrupt passes through."""
+    try:
+        work()
+    except BaseException as error:
+        if _interrupted(error):
+            raise
+        return error
+    return None
+
+
+def _interrupted(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_interrupted(each) for each in error.exceptions)
+    return isinstance(error, KeyboardInterrupt)

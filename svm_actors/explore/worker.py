@@ -1,0 +1,162 @@
+"""A few consecutive runs of a campaign: the unit of work handed to a process.
+
+A run that fails is made again from its own choices before it is reported: a failure that does not
+come back the same is a fault of determinism, and is reported as that.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import Counter
+from typing import Final
+
+import attrs
+
+from svm_actors.explore.determinism import digest, first_difference
+from svm_actors.explore.failure import Failure
+from svm_actors.explore.plan import Mix, Plan, mix_of
+from svm_actors.explore.run import Run, replay, run
+
+HELD: Final = "held"
+
+
+@attrs.frozen
+class RunRecord:
+    """What a store keeps of one run."""
+
+    number: int
+    """Position in the campaign."""
+    target: str
+    """Name of its target."""
+    seed: str
+    """Its seed."""
+    strategy: str
+    """Its strategy."""
+    outcome: str
+    """``held`` or the kind of failure."""
+    steps: int
+    """Ops announced."""
+    digest: str
+    """Hex digest of its choices."""
+    signature: str = ""
+    """Of its failure; empty when it held."""
+
+
+@attrs.frozen
+class Found:
+    """A failing run, confirmed."""
+
+    number: int
+    """Position in the campaign."""
+    target: str
+    """Name of its target."""
+    seed: str
+    """Its seed."""
+    failure: Failure
+    """What went wrong."""
+    token: str
+    """Its strict replay."""
+
+
+@attrs.define
+class Tally:
+    """Sums over runs of one target."""
+
+    runs: int = 0
+    """Runs made."""
+    steps: int = 0
+    """Ops announced in them."""
+    counters: Counter[str] = attrs.field(factory=Counter)
+    """Window events and statistics."""
+
+    def add(self, other: Tally) -> None:
+        """Add the sums of other runs."""
+        self.runs += other.runs
+        self.steps += other.steps
+        self.counters.update(other.counters)
+
+
+@attrs.frozen
+class Batch:
+    """The results of consecutive runs, complete."""
+
+    first: int
+    """Number of the first run."""
+    records: tuple[RunRecord, ...]
+    """One per run, in order."""
+    tallies: dict[str, Tally]
+    """Sums by target."""
+    found: tuple[Found, ...]
+    """The first failing run of each signature."""
+    elapsed: float
+    """Seconds it took."""
+
+
+def run_batch(plan: Plan, first: int, count: int) -> Batch:
+    """Make runs ``first`` to ``first + count - 1``, fewer if the plan stops at a failure."""
+    mix = mix_of(plan)
+    begin = time.perf_counter()
+    records: list[RunRecord] = []
+    tallies: dict[str, Tally] = {}
+    found: dict[str, Found] = {}
+    for number in range(first, first + count):
+        one = _one_run(mix, number)
+        failure, token = _judge(mix, number, one)
+        name = mix.target(number).name
+        records.append(_record(number, name, one, failure))
+        tallies.setdefault(name, Tally()).add(Tally(1, one.steps, Counter(one.counters)))
+        if failure is not None:
+            found.setdefault(failure.signature, Found(number, name, one.seed, failure, token))
+            if plan.stop_at_failure:
+                break
+    return Batch(first, tuple(records), tallies, tuple(found.values()), time.perf_counter() - begin)
+
+
+def _one_run(mix: Mix, number: int, *, record: bool = False) -> Run:
+    plan = mix.plan
+    return run(
+        mix.subject(number),
+        seed=mix.seed(number),
+        strategy=plan.settings.strategy,
+        bugs=plan.bugs,
+        backend="direct",
+        record=record,
+        race_timers=plan.settings.race_timers,
+        step_budget=plan.settings.step_budget,
+        digest=False,
+    )
+
+
+def _judge(mix: Mix, number: int, one: Run) -> tuple[Failure | None, str]:
+    """The run's failure, if any, and the token of that failure."""
+    if one.failure is not None:
+        return _confirm(one, one.failure)
+    if mix.plan.check_determinism:
+        traces = [_one_run(mix, number, record=True) for _ in range(2)]
+        return compare_traces(*traces), traces[0].token
+    return None, ""
+
+
+def _confirm(one: Run, failure: Failure) -> tuple[Failure, str]:
+    """Make a failing run again from its choices; its token then has the digest of the trace."""
+    again = replay(one.subject, one.token, backend="direct")
+    if again.failure is not None and again.failure.signature == failure.signature:
+        return failure, again.token
+    then = "held" if again.failure is None else again.failure.headline
+    text = f"a failing run does not fail the same from its own choices: first {failure.headline}; then {then}"
+    return Failure("error", "determinism", "replay", text, failure.timeline), one.token
+
+
+def compare_traces(one: Run, other: Run) -> Failure | None:
+    """A failure that names the first step in which two recorded runs differ; None when they are equal."""
+    difference = first_difference(one.trace or (), other.trace or ())
+    if difference is None:
+        return None
+    return Failure("error", "determinism", "trace", str(difference))
+
+
+def _record(number: int, target: str, one: Run, failure: Failure | None) -> RunRecord:
+    choices = digest(array("q", [*one.arity, *one.tape]).tobytes())
+    outcome, signature = (HELD, "") if failure is None else (failure.kind, failure.signature)
+    return RunRecord(number, target, one.seed, one.strategy, outcome, one.steps, choices, signature)

@@ -1,0 +1,104 @@
+"""One failure as text that can be pasted into a mail: plain ASCII, at most 100 columns.
+
+First what failed, then how it was reached (seed, strategy, planted bugs), then the last steps in
+the order they happened, then what each task did last, and at the end the line that replays it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from svm_actors.explore.failure import Failure, Step
+
+WIDTH: Final = 100
+"""Columns."""
+SHOWN: Final = 60
+"""Steps of the timeline."""
+TASK: Final = 38
+"""Columns of a task's id."""
+_KINDS: Final = {
+    "property": "PROPERTY FAILED",
+    "deadlock": "DEADLOCK",
+    "budget": "STEP BUDGET SPENT (no verdict)",
+    "error": "ERROR",
+    "internal": "INTERNAL ERROR",
+}
+
+
+def failure_text(
+    failure: Failure,
+    *,
+    target: str,
+    seed: str,
+    strategy: str,
+    bugs: Sequence[str] = (),
+    replay: str = "",
+    steps: int = SHOWN,
+) -> str:
+    """The whole report, without a newline at the end."""
+    lines = [
+        *_wrap(f"{_KINDS[failure.kind]}: {failure.oracle} [{failure.rule}]"),
+        *(line for text in failure.message.splitlines() for line in _wrap(text, "  ")),
+        "",
+        *_wrap(f"target   {target}", "", "         "),
+        *_wrap(f"seed     {seed}", "", "         "),
+        *_wrap(f"strategy {strategy}", "", "         "),
+        *_wrap(f"bugs     {', '.join(bugs) or 'none planted'}", "", "         "),
+    ]
+    if failure.timeline:
+        lines += ["", *timeline(failure.timeline, steps), "", *last_ops(failure.timeline)]
+    if replay:
+        lines += ["", *replay_lines(replay)]
+    return "\n".join(lines)
+
+
+def replay_lines(command: str) -> list[str]:
+    """How to see it again.  The command stays on one line, however long: it is there to be pasted."""
+    return ["replay:", f"  {ascii_text(command)}"]
+
+
+def timeline(steps: Sequence[Step], shown: int = SHOWN) -> list[str]:
+    """The last steps, one per line: number, task, op."""
+    last = steps[-shown:]
+    earlier = last[0].number - 1 if last else 0
+    head = f"last {len(last)} steps" + (f" ({earlier} before them)" if earlier else "")
+    return [head, f"{'step':>8}  {'task':<{TASK}}  op", *(_step_line(step) for step in last)]
+
+
+def last_ops(steps: Sequence[Step]) -> list[str]:
+    """What each task did last, the most recent first."""
+    last: dict[str, Step] = {}
+    for step in reversed(steps):
+        last.setdefault(step.task, step)
+    return ["last op of each task", *(_step_line(step) for step in last.values())]
+
+
+def ascii_text(text: str) -> str:
+    """The text with everything but printable ASCII escaped."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in plain)
+
+
+def shorten(text: str, width: int) -> str:
+    """At most so many columns; the middle gives way, since the ends of a task's id tell most."""
+    if len(text) <= width:
+        return text
+    tail = (width - 2) * 2 // 3
+    return f"{text[: width - 2 - tail]}..{text[-tail:]}"
+
+
+def _step_line(step: Step) -> str:
+    task = shorten(ascii_text(step.task), TASK)
+    op = shorten(ascii_text(step.op), WIDTH - TASK - 12)
+    return f"{step.number:>8}  {task:<{TASK}}  {op}"
+
+
+def _wrap(text: str, first: str = "", rest: str = "    ") -> Iterator[str]:
+    """Whole lines of at most WIDTH columns; indentation is kept."""
+    plain = ascii_text(text.rstrip())
+    indent = " " * (len(plain) - len(plain.lstrip()))
+    yield from textwrap.wrap(
+        plain.lstrip(), WIDTH, initial_indent=first + indent, subsequent_indent=first + indent + rest
+    ) or [""]

@@ -1,0 +1,101 @@
+"""The workloads that come with the package: what ``fuzz`` runs when it is told nothing.
+
+A target is a family of scenarios numbered by the run's index, with a machine to run on.  The mix has four parts:
+windows of the recorded demo programs, random concurrent programs, programs of the recorded kind on the mirror driver,
+alone and several at once, and the stories, one race each.  Names are stable, because replay lines carry them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import cache
+from typing import Any, Final
+
+import attrs
+
+from svm_actors.workload.demo import STRACES, demo_strace
+from svm_actors.workload.mirror_run import random_mirror_scenario
+from svm_actors.workload.random_kernel_programs import SequentialShape
+from svm_actors.workload.random_programs import ProgramShape
+from svm_actors.workload.random_run import program_scenario, random_scenario
+from svm_actors.workload.stories import STORIES
+from svm_actors.workload.strace_program import read_program
+from svm_actors.workload.strace_run import replay_scenario
+from svm_actors.workload.strace_windows import Window, windows
+from svm_actors.world import Config, World
+
+Scenario = Callable[[World], Coroutine[Any, Any, None]]
+
+TIGHT: Final = Config(vram_pages=16)
+"""A GPU with so little memory that most migrations evict something."""
+TWO_GPUS: Final = Config(gpus=2, vram_pages=64)
+
+
+@attrs.frozen
+class Target:
+    """A named family of scenarios."""
+
+    name: str
+    """As on the command line and in replay lines."""
+    make_scenario: Callable[[int], Scenario]
+    """The scenario with this index; any index is good, families are finite and repeat."""
+    config: Config = attrs.field(factory=Config)
+    """The machine."""
+    weight: int = 1
+    """Its share of a campaign."""
+    summary: str = ""
+    """One line for a listing."""
+
+
+def always(scenario: Scenario) -> Callable[[int], Scenario]:
+    """The family whose members are all the same: what differs comes from the run's choices."""
+    return lambda _index: scenario
+
+
+@cache
+def demo_windows() -> tuple[Window, ...]:
+    """Every window of every demo log."""
+    return tuple(window for name in STRACES for window in windows(read_program(demo_strace(name))))
+
+
+def demo_scenario(index: int) -> Scenario:
+    """Replays one of the demo windows, in turn."""
+    found = demo_windows()
+    return replay_scenario(found[index % len(found)])
+
+
+def _random_targets() -> list[Target]:
+    small = ProgramShape(pages=2, processes=1, threads=2, actions=3, vms=1, gpus=1, streams=2)
+    tight = ProgramShape(pages=6, processes=2, actions=4, gpus=1, driver_actions=4)
+    wide = ProgramShape(pages=40, processes=1, actions=4, gpus=1)
+    return [
+        Target("random", always(random_scenario()), TWO_GPUS, 6, "random programs: 3 processes, 2 VMs, 2 GPUs"),
+        Target("random-small", always(random_scenario(small)), weight=6, summary="random programs on two pages"),
+        Target("random-tight", always(random_scenario(tight)), TIGHT, 4, "with hardly any device memory"),
+        Target("random-wide", always(random_scenario(wide)), weight=3, summary="on 40 pages, 64 KiB at a time"),
+    ]
+
+
+def _mirror_targets() -> list[Target]:
+    small = SequentialShape(pages=4, length=10)
+    one, three = random_mirror_scenario(), random_mirror_scenario(3, small)
+    return [
+        Target("mirror", always(one), weight=2, summary="one random program on the mirror driver"),
+        Target("mirror-threads", always(three), weight=4, summary="three at once on the mirror driver, four pages"),
+    ]
+
+
+def _story_targets() -> list[Target]:
+    return [
+        Target(story.name, always(program_scenario(story.program)), summary=story.summary) for story in STORIES.values()
+    ]
+
+
+@cache
+def builtin_targets() -> tuple[Target, ...]:
+    """The mix that ``fuzz`` runs when no target is named; each can be named alone."""
+    demo = Target("strace-demo", demo_scenario, Config(vram_pages=1024), 8, "recorded demo programs, with GPUs")
+    return (demo, *_random_targets(), *_mirror_targets(), *_story_targets())
+
+
+__all__ = ["Target", "builtin_targets", "demo_windows"]

@@ -1,0 +1,227 @@
+"""Runs random concurrent programs in a world: CPU threads, GPU streams and the driver's own work at once.
+
+A program (:mod:`svm_actors.workload.concurrent_programs`) prescribes no order and expects no result: any action may
+fail in any schedule, and the oracles judge what happens.  What the executor adds is the end: when everything has come
+to rest, every process reads every page once more, so that a wrong value that nobody happened to read is still seen.
+
+A GPU fault takes some hundred steps, a system call some ten: started together, the CPU would be done before the first
+page is on the device.  So the executor draws a few pages that the GPU touches before the race begins, and for each
+thread and each piece of driver work the moment it starts, in accesses that the GPU streams have begun.
+
+The program is drawn from the run's choice tape before anything runs, or from a seed: either way it is the same
+whatever the schedule does, so the two can be shrunk apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, Final
+
+from svm_actors.engine.errors import KernelError
+from svm_actors.engine.locks import WaitQueue
+from svm_actors.engine.nursery import Nursery
+from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Store
+from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
+from svm_actors.workload import concurrent_programs as cp
+from svm_actors.workload.random_programs import Draw, ProgramShape, random_program
+from svm_actors.world import GpuVm, Process, World
+
+ARENA: Final = 0x7E00_0000_0000
+"""Address of the arena in every process; 2 MiB aligned, with nothing mapped around it."""
+WORD: Final = 4
+"""Bytes of a value in memory, little-endian, at the start of its page."""
+WARM: Final = 3
+"""A VM touches fewer pages than this before the race begins."""
+
+Scenario = Callable[[World], Coroutine[Any, Any, None]]
+
+
+class ProgramRun:
+    """One program in one world."""
+
+    def __init__(self, world: World, program: cp.RandomProgram, *, arena: int = ARENA) -> None:
+        self.world = world
+        self.program = program
+        self.arena = arena
+        self.vms: list[GpuVm] = []
+        self.processes: list[Process] = []
+        """The program's own, without forked children."""
+        self.begun = 0
+        """Accesses that GPU streams have begun."""
+        self.streams = len(program.streams)
+        """Streams still at work."""
+        self.progress = WaitQueue(world.engine, "program.progress")
+
+    async def run(self) -> None:
+        """Set up, run everything at once, let it come to rest, read every page."""
+        for entry in self.program.processes:
+            process = self.world.process()
+            self.processes.append(process)
+            for action in entry.setup:
+                await self._cpu(process, action)
+        for vm in self.program.vms:
+            gpu = self.world.gpu(vm.gpu % self.world.config.gpus)
+            self.vms.append(await gpu.create_vm(self.processes[vm.process]))
+            await self._warm(self.vms[-1])
+        async with self.world.nursery() as nursery:
+            self._start_all(nursery)
+        await self.world.settle()
+        for process in self.processes:
+            await self._read_everything(process)
+
+    async def _warm(self, vm: GpuVm) -> None:
+        """Bring some pages to the device."""
+        for _ in range(self.world.choose(WARM, "warm pages")):
+            page = self.world.choose(self.program.pages, "warm page")
+            await self._access(vm, cp.Load(page))
+
+    def _start_all(self, nursery: Nursery) -> None:
+        for process, entry in zip(self.processes, self.program.processes, strict=True):
+            for actions in entry.threads:
+                nursery.start_soon(self._thread, nursery, process, actions, self._moment(), name="cpu")
+        for stream in self.program.streams:
+            nursery.start_soon(self._stream, self.vms[stream.vm], stream.accesses, name="gpu")
+        for work in self.program.driver:
+            nursery.start_soon(self._driver, work, self._moment(), name="driver")
+
+    def _moment(self) -> int:
+        """How many accesses must have begun before something starts; drawn, 0 is at once."""
+        total = sum(len(stream.accesses) for stream in self.program.streams)
+        return self.world.choose(total + 1, "moment")
+
+    async def _wait_for(self, moment: int) -> None:
+        if moment:
+            await self.progress.wait_event(lambda: self.begun >= moment or not self.streams)
+
+    def address(self, page: int) -> int:
+        """Byte address of a page of the arena."""
+        return self.arena + (page << PAGE_SHIFT)
+
+    # -- CPU -----------------------------------------------------------------------------
+
+    async def _thread(
+        self, nursery: Nursery, process: Process, actions: tuple[cp.ThreadAction, ...], moment: int
+    ) -> None:
+        await self._wait_for(moment)
+        for action in actions:
+            if isinstance(action, cp.Fork):
+                await self._fork(nursery, process, action)
+            else:
+                await self._cpu(process, action)
+
+    async def _fork(self, nursery: Nursery, process: Process, action: cp.Fork) -> None:
+        try:
+            child = await process.fork()
+        except KernelError:
+            self.world.engine.count("random.fork_refused")
+            return
+        nursery.start_soon(self._child, child, action.actions, name="child")
+
+    async def _child(self, child: Process, actions: tuple[cp.ChildAction, ...]) -> None:
+        for action in actions:
+            await self._cpu(child, action)
+        await child.exit()
+
+    async def _cpu(self, process: Process, action: cp.ChildAction) -> None:
+        try:
+            await self._perform(process, action)
+        except KernelError:
+            self.world.engine.count("random.cpu_refused")
+
+    async def _perform(self, process: Process, action: cp.ChildAction) -> None:
+        addr = self.address(action.page)
+        match action:
+            case cp.Mmap(n=n, prot=prot, share=share):
+                await process.mmap(n * PAGE_SIZE, addr=addr, prot=prot, shared=share == "shared", fixed=True)
+            case cp.Munmap(n=n):
+                await process.munmap(addr, n * PAGE_SIZE)
+            case cp.Mremap(n=n, to=to):
+                await process.mremap(addr, n * PAGE_SIZE, n * PAGE_SIZE, to=self.address(to))
+            case cp.Mprotect(n=n, prot=prot):
+                await process.mprotect(addr, n * PAGE_SIZE, prot)
+            case cp.Madvise(n=n, advice=advice):
+                await process.madvise(addr, n * PAGE_SIZE, advice)
+            case cp.Reclaim(n=n):
+                await process.swap_out(addr, n * PAGE_SIZE)
+            case cp.Read():
+                await process.read(addr, WORD)
+            case cp.Write(value=value):
+                await process.write(addr, word(value))
+
+    async def _read_everything(self, process: Process) -> None:
+        for page in range(self.program.pages):
+            await self._cpu(process, cp.Read(page))
+
+    # -- GPU and driver --------------------------------------------------------------------
+
+    async def _stream(self, vm: GpuVm, accesses: tuple[cp.Access, ...]) -> None:
+        """One submission per access: a refused one does not stop those that follow."""
+        for access in accesses:
+            self.begun += 1
+            self.progress.wake_up()
+            await self._access(vm, access)
+        self.streams -= 1
+        self.progress.wake_up()
+
+    async def _access(self, vm: GpuVm, access: cp.Access) -> None:
+        try:
+            await vm.run((self.instruction(access),))
+        except KernelError:
+            self.world.engine.count("random.gpu_refused")
+
+    def instruction(self, access: cp.Access) -> Instruction:
+        """The access as an instruction of a GPU program."""
+        vpn = self.address(access.page) >> PAGE_SHIFT
+        match access:
+            case cp.Load():
+                return Load(vpn, 0, WORD)
+            case cp.Store(value=value):
+                return Store(vpn, 0, word(value))
+            case cp.AtomicAdd(value=value):
+                return AtomicAdd(vpn, 0, value, WORD)
+
+    async def _driver(self, work: cp.DriverWork, moment: int) -> None:
+        await self._wait_for(moment)
+        try:
+            if isinstance(work, cp.CloseVm):
+                await self.vms[work.vm].close()
+            else:
+                gpu = self.program.vms[work.vm].gpu % self.world.config.gpus
+                await self.world.gpu(gpu).evict(work.n * PAGE_SIZE)
+        except KernelError:
+            self.world.engine.count("random.driver_refused")
+
+
+def word(value: int) -> bytes:
+    """A value as it lies in memory."""
+    return value.to_bytes(WORD, "little")
+
+
+def tape_draw(world: World) -> Draw:
+    """Draws from the run's choice tape."""
+    return lambda count: world.choose(count, "program")
+
+
+def seeded_draw(seed: int | str) -> Draw:
+    """Draws from a generator of its own, the same on every machine."""
+    return Random(str(seed)).randrange
+
+
+def program_scenario(program: cp.RandomProgram) -> Scenario:
+    """A scenario that runs this program."""
+
+    async def run_program(world: World) -> None:
+        await ProgramRun(world, program).run()
+
+    return run_program
+
+
+def random_scenario(shape: ProgramShape = ProgramShape(), seed: int | str | None = None) -> Scenario:  # noqa: B008
+    """A scenario that draws a program, from the tape or from a seed, and runs it."""
+
+    async def run_random(world: World) -> None:
+        draw = tape_draw(world) if seed is None else seeded_draw(seed)
+        await ProgramRun(world, random_program(draw, shape)).run()
+
+    return run_random

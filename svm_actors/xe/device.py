@@ -1,0 +1,145 @@
+"""xe_device: one GPU with its driver; and what all devices of the driver share.
+
+Lock order, outermost first (gpusvm section 1.7): vm_lock, driver_migrate_lock, mmap_lock, dma_resv,
+folio_lock, anon_vma, notifier_lock, gc_lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from svm_actors.drm.gpusvm import DrmGpusvm
+from svm_actors.drm.pagemap_util import OwnerList
+from svm_actors.engine.engine import Engine
+from svm_actors.engine.errors import KernelError
+from svm_actors.engine.locks import RwSem
+from svm_actors.xe.evict import evict_bo, lock_victim
+from svm_actors.xe.garbage import GarbageCollector
+from svm_actors.xe.pagefault import Pagefaults
+from svm_actors.xe.pagemap import xe_pagemap_create
+from svm_actors.xe.pt import XePt
+from svm_actors.xe.pt_update import PtUpdateQueue
+from svm_actors.xe.svm import XeSvm
+from svm_actors.xe.tlb_inval import XeTlbInval
+
+if TYPE_CHECKING:
+    from svm_actors.gpu.gpu import Gpu
+    from svm_actors.mm.core import CoreMm
+    from svm_actors.xe.vm import XeVm
+
+LOCK_ORDER = (
+    "vm_lock",
+    "driver_migrate_lock",
+    "mmap_lock",
+    "dma_resv",
+    "folio_lock",
+    "anon_vma",
+    "notifier_lock",
+    "gc_lock",
+)
+
+
+@attrs.define
+class XeParts:
+    """The classes VMs are built from.  A planted bug puts a subclass with one guard replaced here."""
+
+    gpusvm: type[DrmGpusvm] = DrmGpusvm
+    """drm_gpusvm."""
+    svm: type[XeSvm] = XeSvm
+    """Callbacks and fault helpers."""
+    pt: type[XePt] = XePt
+    """Page-table handling."""
+    gc: type[GarbageCollector] = GarbageCollector
+    """Garbage collector."""
+
+
+class XeDriver:
+    """What is one per driver, not per device."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.migrate_lock = RwSem(engine, "driver_migrate_lock", "driver_migrate_lock")
+        """Read by migrations to device memory; write by the second attempt of one that lost (SVM-R09)."""
+        self.owners = OwnerList()
+        """Owner groups of VMs and regions."""
+        engine.lockdep.declare(*LOCK_ORDER)
+
+
+class XeDevice:
+    """One device.  Give all devices of a machine the same ``driver``."""
+
+    def __init__(self, gpu: Gpu, core: CoreMm, driver: XeDriver | None = None) -> None:
+        self.engine = core.engine
+        self.gpu = gpu
+        self.core = core
+        self.name = f"{gpu.name}.xe"
+        self.driver = driver if driver is not None else XeDriver(core.engine)
+        self.owners = self.driver.owners
+        self.region = xe_pagemap_create(core, gpu, self.owners)
+        """The device memory and its buffer objects."""
+        self.pagemap = self.region.dpagemap
+        """The same as the pagemap layer sees it."""
+        self.tlb_inval = XeTlbInval(gpu)
+        self.bind_queue = PtUpdateQueue(core.engine, gpu)
+        self.pagefaults = Pagefaults(self)
+        self.parts = XeParts()
+        self.vms: dict[int, XeVm] = {}
+        """VMs by asid, until the end of their close."""
+        self.live_vms = 0
+        """VMs not freed."""
+        self._next_asid = 1
+
+    @property
+    def is_dgfx(self) -> bool:
+        """A discrete part: it has memory of its own."""
+        return self.gpu.vram.npages > 0
+
+    def start(self) -> None:
+        """Start the region's actor.  Fault service starts with the first VM."""
+        self.region.start()
+
+    def new_asid(self) -> int:
+        """Cyclic allocation: a number is not used again soon."""
+        self._next_asid += 1
+        return self._next_asid - 1
+
+    def add_vm(self, vm: XeVm) -> None:
+        """Make a VM known to the hardware and to fault service."""
+        self.live_vms += 1
+        self.vms[vm.asid] = vm
+        self.gpu.attach_vm(vm.asid, vm.page_table)
+        self.pagefaults.start()
+
+    async def evict(self, npages: int) -> int:
+        """Memory pressure: evict, least recently used first, until so many pages went; answers how many."""
+        vram = self.region.vram
+        cursor = gone = 0
+        while gone < npages and (victim := vram.next_in_lru(cursor)) is not None:
+            cursor = victim.stamp
+            if not await lock_victim(victim):
+                continue
+            size = victim.npages
+            alive = bool(victim.refs)
+            if alive:
+                victim.get()
+            try:
+                await evict_bo(vram, victim)
+                gone += size
+            except KernelError as error:
+                self.engine.count(f"evict.error.{error.code}")
+            victim.resv.release()
+            if alive:
+                await victim.put()
+        return gone
+
+    def statistics(self) -> dict[str, int]:
+        """What is alive; all 0 when everything has been given back."""
+        ranges = [vm.svm.gpusvm.statistics() for vm in self.vms.values()]
+        return {
+            "vms": self.live_vms,
+            "ranges": sum(numbers["ranges"] for numbers in ranges),
+            "notifiers": sum(numbers["notifiers"] for numbers in ranges),
+            "bind_jobs": self.bind_queue.seqno - self.bind_queue.done,
+            **self.region.statistics(),
+        }

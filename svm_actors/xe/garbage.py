@@ -1,0 +1,125 @@
+"""The garbage collector of dead ranges (gpusvm section 6.3).
+
+An UNMAP event only marks a range and puts it on this list: the callback cannot change trees.  Whoever
+holds vm->lock for write next, the work item or the first step of a fault, takes it apart: unbind (not
+waited for), unmap for DMA, remove from the tree.  In that order, and before any lookup (RULE-17,
+RULE-19).
+
+A partly unmapped range is destroyed as a whole; smaller ones are built by later faults (SVM-R52), and
+pages of it that are still in device memory stay there (SVM-S17).
+
+Simplified: no attributes on GPU VMAs yet, so nothing is reset and -EAGAIN never comes from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svm_actors.engine.errors import ENOENT, KernelError
+from svm_actors.engine.locks import SpinLock, WaitQueue
+from svm_actors.xe.svm_range import Link, XeSvmRange
+
+if TYPE_CHECKING:
+    from svm_actors.xe.vm import XeVm
+
+
+class GarbageCollector:
+    """List and work item of one VM."""
+
+    def __init__(self, vm: XeVm) -> None:
+        self.vm = vm
+        self.engine = vm.engine
+        self.lock = SpinLock(vm.engine, f"{vm.name}.gc_lock", "gc_lock")
+        self.ranges: list[XeSvmRange] = []
+        self.disabled = False
+        self.running = False
+        """The work item is at it."""
+        self._queued = False
+        self._started = False
+        self._wake = WaitQueue(vm.engine, f"{vm.name}.gc_work")
+
+    # -- adding ----------------------------------------------------------------------
+
+    async def add(self, range_: XeSvmRange) -> None:
+        """From the callback: list the range unless it looks linked, and queue the work."""
+        async with self.lock:
+            if self.is_linked(range_):
+                return
+            range_.link = Link.QUEUED
+            self.ranges.append(range_)
+        self._queue_work()
+
+    def is_linked(self, range_: XeSvmRange) -> bool:
+        """SVM-R05: a range on the list, or already taken off it, is not listed again (RULE-25, SVM-B43)."""
+        if range_.link is Link.POPPED:
+            self.engine.count("SVM-R05")
+        return range_.link is not Link.UNLINKED
+
+    def _queue_work(self) -> None:
+        if self.disabled:
+            return
+        self._queued = True
+        if not self._started:
+            self._started = True
+            self.engine.spawn(self._worker(), f"{self.vm.name}.gc", daemon=True)
+        self._wake.wake_up()
+
+    # -- collecting --------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """xe_svm_garbage_collector.  -ENOENT closed or killed VM; a failing unbind kills the VM."""
+        self.vm.assert_locked()
+        if self.vm.closed:
+            raise ENOENT
+        while (range_ := await self._pop()) is not None:
+            await self._collect(range_)
+
+    async def _pop(self) -> XeSvmRange | None:
+        """Plain deletion: the link keeps looking linked (RULE-25)."""
+        if not self.ranges:
+            return None
+        async with self.lock:
+            range_ = self.ranges.pop(0)
+            range_.link = Link.POPPED
+        return range_
+
+    async def _collect(self, range_: XeSvmRange) -> None:
+        vm = self.vm
+        try:
+            await vm.pt.unbind_range(range_)
+        except KernelError:
+            vm.kill()
+            raise
+        await vm.svm.gpusvm.unmap_pages(range_.pages)
+        if range_.flags.partial_unmap:
+            self.engine.count("SVM-R52")
+        await vm.svm.gpusvm.range_remove(range_)
+        self.engine.count("gc.range")
+
+    # -- the work item -----------------------------------------------------------------
+
+    async def _worker(self) -> None:
+        while True:
+            await self._wake.wait_event(lambda: self._queued or self.disabled)
+            if self.disabled:
+                return
+            self._queued = False
+            self.running = True
+            await self._work()
+            self.running = False
+            self._wake.wake_up()
+
+    async def _work(self) -> None:
+        async with self.vm.lock.writing():
+            try:
+                await self.run()
+            except KernelError as error:
+                self.engine.count(f"gc.error.{error.code}")
+
+    async def disable_sync(self) -> None:
+        """SVM-R23: disable_work_sync, without vm->lock: nothing is queued or running afterwards (SVM-B14)."""
+        if self._queued or self.running:
+            self.engine.count("SVM-R23")
+        self.disabled = True
+        self._wake.wake_up()
+        await self._wake.wait_event(lambda: not self.running)
