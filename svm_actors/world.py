@@ -20,7 +20,7 @@ from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.task import Task
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Store
-from svm_actors.mirror.device import MirrorDevice, OwnPages
+from svm_actors.mirror.device import MirrorDevice, OwnPages, Publish
 from svm_actors.mirror.messages import OpenMirror
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mm import messages as m
@@ -58,6 +58,9 @@ class Config:
     """True when GPU atomics work on system memory."""
     own_pages: OwnPages = "backing"
     """What a mirror device does with its own private pages it meets (trap HM-D01)."""
+    publish: Publish = "checked"
+    """Whether a mirror device looks before it stores an entry it has not walked for (MM-R15); the stock
+    one does not."""
 
 
 def protection(prot: str) -> Prot:
@@ -269,7 +272,8 @@ class World:
             raise ValueError(f"this world has {self.config.mirrors} mirror devices; there is no device {index}")
         if index not in self._mirror_devices:
             device = MirrorDevice(
-                self.engine, self.core, f"mdevice{index}", index=index, own_pages=self.config.own_pages
+                self.engine, self.core, f"mdevice{index}", index=index, own_pages=self.config.own_pages,
+                publish=self.config.publish,
             )
             device.start()
             self._mirror_devices[index] = device

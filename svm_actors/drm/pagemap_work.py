@@ -29,7 +29,7 @@ class WorkQueue:
     def queue(self, name: str, function: Callable[[T], Coroutine[Any, Any, None]], argument: T) -> None:
         """queue_work: call ``function(argument)`` later; never sleeps."""
         self.pending += 1
-        self.engine.spawn(self._run(function, argument), name, parent=self.engine.current, daemon=True)
+        self.engine.spawn(self._run(function, argument), name, parent=self.engine.current)
 
     async def _run(self, function: Callable[[T], Coroutine[Any, Any, None]], argument: T) -> None:
         await function(argument)

@@ -28,7 +28,7 @@ from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.errors import EngineError
 from svm_actors.engine.lockdep import LockDep
 from svm_actors.engine.nursery import Nursery
-from svm_actors.engine.op import Op, render
+from svm_actors.engine.op import render
 from svm_actors.engine.report import budget_spent, deadlock
 from svm_actors.engine.source import Source
 from svm_actors.engine.task import NOBODY, Task, Thread
@@ -446,7 +446,3 @@ class Engine:
     def trace(self) -> list[str]:
         """The recorded steps as text, one line each: ``task: op``."""
         return [f"{task.id}: {render(op)}" for task, op in self.timeline]
-
-    def last_steps(self) -> list[tuple[Task, Op]]:
-        """The steps remembered, oldest first."""
-        return list(self.timeline)

@@ -130,7 +130,12 @@ def run(
 
 
 def replay(
-    scenario: Scenario | Subject, token: str | Token, *, config: Config | None = None, backend: Backend = "trio"
+    scenario: Scenario | Subject,
+    token: str | Token,
+    *,
+    config: Config | None = None,
+    backend: Backend = "trio",
+    record: bool = False,
 ) -> Run:
     """Make the choices of a token again, strictly.
 
@@ -142,7 +147,7 @@ def replay(
     check_token(known, subject)
     settings = token_settings(known)
     chooser = Replay(known.choices, known.arities)
-    return execute(subject, settings, chooser, known.seed, known.bugs, backend, record=False, digest=True)
+    return execute(subject, settings, chooser, known.seed, known.bugs, backend, record=record, digest=True)
 
 
 def token_settings(token: Token) -> Settings:

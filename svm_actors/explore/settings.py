@@ -19,6 +19,10 @@ STEP_BUDGET: Final = 2_000_000
 """Ops in one run; more than that is a suspected livelock."""
 
 
+class UnknownName(ValueError):
+    """No strategy, or no bug, has this name; the text lists those that have one."""
+
+
 @attrs.frozen
 class Settings:
     """What a strict replay must know besides the choices."""
@@ -55,15 +59,15 @@ class Settings:
 
 
 def check_strategy(name: str) -> None:
-    """ValueError, with the known names, for an unknown strategy."""
+    """Raise UnknownName, with the known names, for an unknown strategy."""
     if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(sorted(STRATEGIES))}")
+        raise UnknownName(f"unknown strategy {name!r}; known: {', '.join(sorted(STRATEGIES))}")
 
 
 def check_bugs(bugs: Sequence[str]) -> None:
-    """ValueError, with names that look alike, for an unknown bug."""
+    """Raise UnknownName, with names that look alike, for an unknown bug."""
     for bug in bugs:
         if bug not in BUGS:
             near = get_close_matches(bug.upper(), BUGS, n=3, cutoff=0.5)
             known = f"did you mean {', '.join(near)}?" if near else "`svm-actors bugs` lists them"
-            raise ValueError(f"unknown bug {bug!r}; {known}")
+            raise UnknownName(f"unknown bug {bug!r}; {known}")

@@ -111,9 +111,10 @@ class Store:
         """Sums by target over the recorded runs."""
         with self._errors():
             rows = self._database.execute(
-                "SELECT target, count(*), sum(steps) FROM run WHERE campaign = ? GROUP BY target", (self._campaign,)
+                "SELECT target, count(*), sum(steps), sum(signature <> '') FROM run WHERE campaign = ? GROUP BY target",
+                (self._campaign,),
             )
-            found = {target: Tally(runs, steps) for target, runs, steps in rows}
+            found = {target: Tally(*sums) for target, *sums in rows}
             counters = self._database.execute(
                 "SELECT target, name, value FROM counter WHERE campaign = ?", (self._campaign,)
             )

@@ -67,6 +67,8 @@ class Tally:
     """Runs made."""
     steps: int = 0
     """Ops announced in them."""
+    failed: int = 0
+    """Runs that failed."""
     counters: Counter[str] = attrs.field(factory=Counter)
     """Window events and statistics."""
 
@@ -74,6 +76,7 @@ class Tally:
         """Add the sums of other runs."""
         self.runs += other.runs
         self.steps += other.steps
+        self.failed += other.failed
         self.counters.update(other.counters)
 
 
@@ -105,7 +108,7 @@ def run_batch(plan: Plan, first: int, count: int) -> Batch:
         failure, token = _judge(mix, number, one)
         name = mix.target(number).name
         records.append(_record(number, name, one, failure))
-        tallies.setdefault(name, Tally()).add(Tally(1, one.steps, Counter(one.counters)))
+        tallies.setdefault(name, Tally()).add(Tally(1, one.steps, failure is not None, Counter(one.counters)))
         if failure is not None:
             found.setdefault(failure.signature, Found(number, name, one.seed, failure, token))
             if plan.stop_at_failure:

@@ -193,7 +193,8 @@ class Commands:
         """The folio stays locked until the device is programmed (MM-R28)."""
         folio = await self.core.call(MakeDeviceExclusive(mirror.mm, vpn, None))
         async with mirror.mutex:
-            mirror.pt.store(vpn, folio, Tag.ATOMIC)
+            if mirror.undisturbed(vpn, folio):
+                mirror.pt.store(vpn, folio, Tag.ATOMIC)
         folio.lock.release()
         folio.put("exclusive")
 

@@ -115,11 +115,11 @@ class Migration:
     async def finalize_and_map(self, mirror: Mirror, args: MigrateVma) -> None:
         """Publish the backing pages of what was committed, writable where the source entry was.
 
-        Between pages and finalize a zap may free the page again: MM-R15 stays open here (core_mm 9.6).
+        Between pages and finalize a zap may free the page again (core_mm 9.6).
         """
         async with mirror.mutex:
             for vpn, source, page in zip(range(args.start, args.end), args.src, args.dst, strict=True):
-                if source.migrate and page is not None:
+                if source.migrate and page is not None and mirror.undisturbed(vpn, source.folio or page):
                     mirror.pt.store(vpn, backing_of(page), Tag.WRITABLE if source.write else Tag.READ_ONLY)
                     self.engine.count("mirror.migrate.to_dev")
 

@@ -78,9 +78,9 @@ class CoreMm(Actor):
         self.engine.emit(MmCreated(mm))
         return mm
 
-    def new_anon_vma(self) -> AnonVma:
-        """A fresh anon_vma."""
-        return AnonVma(self, self.new_name("anon_vma"))
+    def new_anon_vma(self, root: AnonVma | None = None) -> AnonVma:
+        """A fresh anon_vma, or one in the fork tree of another."""
+        return AnonVma(self, self.new_name("anon_vma"), root)
 
     async def exit_mmap(self, mm: Mm) -> None:
         """Called by the last mmput, in its thread."""

@@ -30,7 +30,7 @@ async def exit_mmap(core: CoreMm, mm: Mm) -> None:
         await vma.start_write()
         mm.vmas.remove(vma)
         vma.attached = False
-        unlink_anon_vmas(vma)
+        await unlink_anon_vmas(vma)
         if vma.file is not None:
             vma.file.unlink(vma)
     mm.mmap_write_unlock()

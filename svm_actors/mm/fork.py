@@ -53,7 +53,7 @@ async def _dup_vma(core: CoreMm, child: Mm, vma: Vma) -> None:
     if vma.flags & Vm.WIPEONFORK:
         link_vma(child, copy)
         return
-    anon_vma_fork(core, copy, vma)
+    await anon_vma_fork(core, copy, vma)
     link_vma(child, copy)
     if vma.anon_vma is not None:
         await copy_page_range(core, copy, vma)

@@ -113,6 +113,9 @@ class _Walk:
         self.range = range_
         self.at = at
         self.chunk = max(1, (range_.end - range_.start) // WALK_CHUNKS)
+        wanted = range_.default_flags
+        self.default = wanted if wanted & Hmm.REQ_FAULT else Hmm.NONE
+        """The request of every page when the mask adds nothing."""
 
     async def run(self) -> None:
         """Walk to the end, or raise what interrupts it."""
@@ -129,9 +132,9 @@ class _Walk:
     def _request(self, vpn: int) -> Hmm:
         """Effective request of a page; WRITE alone asks for nothing."""
         range_ = self.range
-        request = range_.default_flags
-        if range_.pfn_flags_mask:
-            request |= range_.pfns[vpn - range_.start].flags & range_.pfn_flags_mask
+        if not range_.pfn_flags_mask:
+            return self.default
+        request = range_.default_flags | (range_.pfns[vpn - range_.start].flags & range_.pfn_flags_mask)
         return request if request & Hmm.REQ_FAULT else Hmm.NONE
 
     def _put(self, vpn: int, pfn: HmmPfn) -> None:
@@ -149,6 +152,9 @@ class _Walk:
         table = self.mm.page_table
         while self.at < stop:
             await self.core.engine.step("pte_read", table, self.at)
+            if not table.tables(self.at, self.at + 1):
+                self._empty_table(vma, self.at, stop)
+                continue
             for vpn in range(self.at, min(self.at + self.chunk, stop)):
                 pte = table.get(vpn)
                 if pte is None:
@@ -163,15 +169,23 @@ class _Walk:
         raise _NeedsFault(vma, start, end, write)
 
     def _hole(self, vma: Vma, vpn: int, stop: int) -> None:
-        """No entry: where there is no leaf table at all, the requests of the whole piece count."""
+        """No entry here."""
         request = self._request(vpn)
+        if request:
+            self._need(vma, vpn, self._piece_end(vpn, stop), bool(request & Hmm.REQ_WRITE))
+        self._put(vpn, HMM_NONE)
+
+    def _empty_table(self, vma: Vma, vpn: int, stop: int) -> None:
+        """No leaf table: the whole piece is one hole, faulted with the union of its requests."""
         end = self._piece_end(vpn, stop)
-        if not self.mm.page_table.tables(vpn, vpn + 1):
-            for other in range(vpn + 1, end):
-                request |= self._request(other)
+        request = self.default
+        if self.range.pfn_flags_mask:
+            for page in range(vpn, end):
+                request |= self._request(page)
         if request:
             self._need(vma, vpn, end, bool(request & Hmm.REQ_WRITE))
-        self._put(vpn, HMM_NONE)
+        for page in range(vpn, end):
+            self._put(page, HMM_NONE)
 
     def _piece_end(self, vpn: int, stop: int) -> int:
         """End of the walk piece a page belongs to: its leaf table, the VMA or the range, whichever is first."""

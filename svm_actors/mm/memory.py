@@ -308,8 +308,10 @@ async def do_swap_in(core: CoreMm, vma: Vma, vpn: int, seen: Pte, write: bool) -
             folio.put("fault")
             return Fault.DONE
         folio.content, folio.uptodate, folio.anon = slot.content, True, True
-        anon_vma_prepare(core, vma)
-        folio.anon_vma, folio.index = vma.anon_vma, vma.offset_of(vpn)
+        anon_vma = anon_vma_prepare(core, vma)
+        # others may have entries for a slot that is not exclusive: only the root reaches them all
+        folio.anon_vma = anon_vma if seen.exclusive else anon_vma.root
+        folio.index = vma.offset_of(vpn)
         core.swap.add_to_cache(folio, slot)
     await folio.lock.acquire()
     await core.engine.step("pte_write", table, vpn)

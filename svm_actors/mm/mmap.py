@@ -37,7 +37,7 @@ async def split_vma(core: CoreMm, vma: Vma, at: int) -> Vma:
     await vma.start_write()
     tail = Vma(core.engine, vma.mm, at, vma.end, vma.flags, vma.offset_of(at), vma.file)
     await tail.start_write()
-    anon_vma_clone(tail, vma)
+    await anon_vma_clone(tail, vma)
     vma.end = at
     link_vma(vma.mm, tail)
     return tail
@@ -74,13 +74,13 @@ async def merge_around(core: CoreMm, mm: Mm, vma: Vma) -> Vma:
 async def _join(left: Vma, right: Vma) -> Vma:
     await left.start_write()
     await right.start_write()
-    anon_vma_clone(left, right)
+    await anon_vma_clone(left, right)
     right.mm.vmas.remove(right)
     right.attached = False
+    left.end = right.end
     if right.file is not None:
         right.file.vmas.remove(right)
-    unlink_anon_vmas(right)
-    left.end = right.end
+    await unlink_anon_vmas(right)
     return left
 
 
@@ -106,7 +106,7 @@ async def unmap_region(core: CoreMm, mm: Mm, vmas: list[Vma], start: int, end: i
         await zap_range(core, mm, vma.start, vma.end)
     await mm.subscriptions.invalidate_range_end(event)
     for vma in vmas:
-        unlink_anon_vmas(vma)
+        await unlink_anon_vmas(vma)
         if vma.file is not None:
             vma.file.unlink(vma)
     _free_upper_tables(mm, start, end)

@@ -144,7 +144,7 @@ async def move_vma(
     await move_page_tables(core, vma, copy, start, start + old, target)
     if dontunmap:
         if start == vma.start and start + old == vma.end:
-            unlink_anon_vmas(vma)
+            await unlink_anon_vmas(vma)
     else:
         await do_munmap(core, mm, start, start + old, downgrade=False)
     core.engine.emit(RangeChanged(mm, start, start + old, "move", to_start=target))
@@ -157,7 +157,7 @@ async def copy_vma(core: CoreMm, vma: Vma, start: int, target: int, npages: int)
         pgoff = target
     copy = Vma(core.engine, vma.mm, target, target + npages, vma.flags, pgoff, vma.file)
     await copy.start_write()
-    anon_vma_clone(copy, vma)
+    await anon_vma_clone(copy, vma)
     link_vma(vma.mm, copy)
     return await merge_around(core, vma.mm, copy)
 

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 class AnonVma:
     """Groups the VMAs that may map the same anonymous pages."""
 
-    def __init__(self, core: CoreMm, name: str) -> None:
+    def __init__(self, core: CoreMm, name: str, root: AnonVma | None = None) -> None:
         self.name = name
-        self.rwsem = RwSem(core.engine, f"{name}.rwsem", "anon_vma")
+        self.root: AnonVma = self if root is None else root.root
+        """The first of the fork tree; every VMA of the tree is linked to it."""
+        self.rwsem = RwSem(core.engine, f"{name}.rwsem", "anon_vma") if root is None else root.rwsem
+        """The root's: one lock for a whole fork tree, or a move in the child would escape a walk of the parent's."""
         self.vmas: list[Vma] = []
 
     def link(self, vma: Vma) -> None:
@@ -61,30 +64,38 @@ def anon_vma_prepare(core: CoreMm, vma: Vma) -> AnonVma:
     return vma.anon_vma
 
 
-def anon_vma_clone(target: Vma, source: Vma) -> None:
-    """The target may map every page the source maps (split, mremap, merge)."""
-    for anon_vma in source.anon_vma_chain:
-        if anon_vma not in target.anon_vma_chain:
-            anon_vma.link(target)
+async def anon_vma_clone(target: Vma, source: Vma) -> None:
+    """The target may map every page the source maps (split, mremap, merge).
+
+    Waits for walkers: one that does not know the target would miss an entry that moves there.
+    """
+    if source.anon_vma_chain:
+        async with source.anon_vma_chain[0].rwsem.writing():
+            for anon_vma in source.anon_vma_chain:
+                if anon_vma not in target.anon_vma_chain:
+                    anon_vma.link(target)
     if target.anon_vma is None:
         target.anon_vma = source.anon_vma
 
 
-def anon_vma_fork(core: CoreMm, child: Vma, parent: Vma) -> None:
+async def anon_vma_fork(core: CoreMm, child: Vma, parent: Vma) -> None:
     """The child maps the ancestors' pages; its own pages go to an anon_vma of its own."""
     if parent.anon_vma is None:
         return
-    for anon_vma in parent.anon_vma_chain:
-        anon_vma.link(child)
-    child.anon_vma = core.new_anon_vma()
-    child.anon_vma.link(child)
+    async with parent.anon_vma.rwsem.writing():
+        for anon_vma in parent.anon_vma_chain:
+            anon_vma.link(child)
+        child.anon_vma = core.new_anon_vma(parent.anon_vma)
+        child.anon_vma.link(child)
 
 
-def unlink_anon_vmas(vma: Vma) -> None:
-    """The VMA maps nothing any more."""
-    for anon_vma in vma.anon_vma_chain:
-        anon_vma.vmas.remove(vma)
-    vma.anon_vma_chain.clear()
+async def unlink_anon_vmas(vma: Vma) -> None:
+    """The VMA maps nothing any more.  Waits for walkers."""
+    if vma.anon_vma_chain:
+        async with vma.anon_vma_chain[0].rwsem.writing():
+            for anon_vma in vma.anon_vma_chain:
+                anon_vma.vmas.remove(vma)
+            vma.anon_vma_chain.clear()
     vma.anon_vma = None
 
 

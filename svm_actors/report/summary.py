@@ -102,10 +102,8 @@ def _columns(title: str, values: dict[str, int], across: int = 4) -> list[str]:
 
 def _per_target(campaign: Campaign) -> list[str]:
     """Runs, steps and failing runs of each target."""
-    failing = Counter[str]()
-    for finding in campaign.failures:
-        failing[finding.found.target] += 1
-    lines = [f"{'target':<40} {'runs':>8} {'steps':>10} {'new failures':>13}"]
-    for name, tally in campaign.tallies.items():
-        lines.append(f"{shorten(ascii_text(name), 40):<40} {tally.runs:>8} {tally.steps:>10} {failing[name]:>13}")
-    return lines
+    rows = [
+        f"{shorten(ascii_text(name), 40):<40} {tally.runs:>8} {tally.steps:>10} {tally.failed:>8}"
+        for name, tally in campaign.tallies.items()
+    ]
+    return [f"{'target':<40} {'runs':>8} {'steps':>10} {'failing':>8}", *rows]

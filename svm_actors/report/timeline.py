@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import attrs
+
 from svm_actors.explore.failure import Failure, Step
 
 WIDTH: Final = 100
@@ -27,25 +29,30 @@ _KINDS: Final = {
 }
 
 
-def failure_text(
-    failure: Failure,
-    *,
-    target: str,
-    seed: str,
-    strategy: str,
-    bugs: Sequence[str] = (),
-    replay: str = "",
-    steps: int = SHOWN,
-) -> str:
+@attrs.frozen
+class Origin:
+    """How a failure was reached."""
+
+    target: str
+    """What ran."""
+    seed: str
+    """Seed of the run."""
+    strategy: str
+    """Strategy, with the settings that are not the default."""
+    bugs: tuple[str, ...] = ()
+    """Planted bugs."""
+
+
+def failure_text(failure: Failure, origin: Origin, replay: str = "", steps: int = SHOWN) -> str:
     """The whole report, without a newline at the end."""
     lines = [
         *_wrap(f"{_KINDS[failure.kind]}: {failure.oracle} [{failure.rule}]"),
         *(line for text in failure.message.splitlines() for line in _wrap(text, "  ")),
         "",
-        *_wrap(f"target   {target}", "", "         "),
-        *_wrap(f"seed     {seed}", "", "         "),
-        *_wrap(f"strategy {strategy}", "", "         "),
-        *_wrap(f"bugs     {', '.join(bugs) or 'none planted'}", "", "         "),
+        *_wrap(f"target   {origin.target}", "", "         "),
+        *_wrap(f"seed     {origin.seed}", "", "         "),
+        *_wrap(f"strategy {origin.strategy}", "", "         "),
+        *_wrap(f"bugs     {', '.join(origin.bugs) or 'none planted'}", "", "         "),
     ]
     if failure.timeline:
         lines += ["", *timeline(failure.timeline, steps), "", *last_ops(failure.timeline)]

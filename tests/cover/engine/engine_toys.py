@@ -88,6 +88,19 @@ async def _host(backend: TrioBackend, engine: Engine, program: Program) -> None:
         await program(engine)
 
 
+def check(program: Callable[[Engine], Any], seeds: range = range(20), **options: Any) -> None:
+    """No seed may fail."""
+    for seed in seeds:
+        outcome = run_on("direct", program, make("random", seed), **options)
+        assert outcome.error is None, f"seed {seed}: {outcome.error}"
+
+
+def error_of(program: Callable[[Engine], Any], back: str = "direct") -> str:
+    outcome = run_on(back, program)
+    assert outcome.error is not None
+    return str(outcome.error)
+
+
 async def gather(engine: Engine, *bodies: Callable[[], Awaitable[None]], names: str = "abcdefgh") -> None:
     """Run bodies as sibling tasks of their own and wait for all."""
     async with engine.nursery() as nursery:

@@ -49,11 +49,6 @@ async def codes(mirror: Mirror, page: int, count: int) -> str:
     return " ".join(f"{code:02x}" for code in result.codes)
 
 
-async def data(command: Awaitable[CommandResult]) -> tuple[int, ...]:
-    """First byte of each page of a successful read."""
-    return (await command).data
-
-
 class Rig:
     """Core MM, one process, any number of mirror devices."""
 

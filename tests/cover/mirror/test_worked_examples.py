@@ -8,7 +8,7 @@ import re
 import sys
 
 import pytest
-from mirror_rig import FIRST, NONE, READ, Rig, codes, data, fill, p, show
+from mirror_rig import FIRST, NONE, READ, Rig, codes, fill, p, show
 
 from svm_actors.engine.errors import EINVAL, PropertyFailed
 from svm_actors.mirror.messages import OpenMirror
@@ -346,7 +346,7 @@ def test_e30_commands_on_an_exited_process():
         await rig.touch(0, 1)
         await mirror.migrate_to_dev(p(0), 1)
         await rig.mm.mmput()
-        assert not mirror.pt and not rig.devices[0].statistics()["live"]
+        assert (len(mirror.pt), rig.devices[0].statistics()["live"]) == (0, 0)
         assert await show(mirror.read(p(0), 1)) == "-EFAULT"
         assert await show(mirror.snapshot(p(0), 1)) == "-EINVAL"
         assert await show(mirror.check_exclusive(p(0), 1)) == "0/0/0"
@@ -361,9 +361,3 @@ def test_every_example_is_here_or_named_as_missing():
     tested = {match[1] for name in dir(sys.modules[__name__]) if (match := re.match(r"test_e(\d\d)_", name))}
     assert sorted(tested | {*NEED_HUGE_PAGES, *NEED_USERFAULTFD}) == [f"{number:02}" for number in range(1, 31)]
     assert tested.isdisjoint(NEED_HUGE_PAGES + NEED_USERFAULTFD)
-
-
-@example
-async def test_the_data_helper_reads_through_the_device(rig):
-    mirror = await four_on_the_device(rig)
-    assert await data(mirror.read(p(1), 2)) == (11, 12)

@@ -1,0 +1,130 @@
+"""``svm-actors fuzz``: randomized concurrency fuzzing."""
+
+from __future__ import annotations
+
+import click
+
+from svm_actors.cli import exits
+from svm_actors.cli.options import (
+    bug_option,
+    failures_option,
+    jobs_option,
+    race_timers_option,
+    report_failure,
+    seed_option,
+    strategy_option,
+)
+from svm_actors.cli.output import Output, common_options, output_of
+from svm_actors.cli.progress import ProgressLine
+from svm_actors.explore.campaign import EXECUTIONS, SECONDS, Campaign, Finding
+from svm_actors.explore.campaign import fuzz as run_campaign
+from svm_actors.explore.settings import STEP_BUDGET, Settings
+from svm_actors.explore.targets import DEFAULT
+from svm_actors.report.as_json import campaign_json
+from svm_actors.report.summary import summary_text
+from svm_actors.report.timeline import Origin
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option(
+    "--time",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help=f"Stop after so many seconds [default: {SECONDS:.0f}, and only without --executions].",
+)
+@click.option(
+    "--executions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Stop after so many runs [default: {EXECUTIONS}, and only without --time].",
+)
+@strategy_option("random")
+@seed_option
+@bug_option
+@jobs_option
+@click.option(
+    "--store", type=click.Path(dir_okay=False), metavar="FILE", help="Record every run here; resume from what is there."
+)
+@click.option("--stop", is_flag=True, help="Stop at the first failing run; implied by --bug.")
+@click.option("--check-determinism", is_flag=True, help="Make every run twice and compare the whole traces.")
+@click.option(
+    "--step-budget",
+    type=click.IntRange(min=1),
+    default=STEP_BUDGET,
+    show_default=True,
+    metavar="N",
+    help="Steps after which a run is given up.",
+)
+@race_timers_option
+@failures_option
+@common_options
+@click.pass_context
+def fuzz(
+    context: click.Context,
+    targets: tuple[str, ...],
+    seconds: float | None,
+    executions: int | None,
+    strategy: str,
+    seed: str,
+    bugs: tuple[str, ...],
+    jobs: int,
+    store: str | None,
+    stop: bool,
+    check_determinism: bool,
+    step_budget: int,
+    race_timers: bool,
+    failures: str,
+) -> None:
+    """Run TARGETs again and again under random schedules and report what fails.
+
+    A TARGET is a scenario script, a built-in workload, strace:FILE, kernel:FILE or litmus:FILE[#N];
+    without one, a built-in mix is run.
+    """
+    output = output_of(context)
+    settings = str(Settings(strategy, race_timers, step_budget))
+    limit = EXECUTIONS if executions is None and seconds is None else executions
+    with ProgressLine("fuzz", limit) as line:
+        campaign = run_campaign(
+            targets or (DEFAULT,),
+            seed=seed,
+            strategy=strategy,
+            bugs=bugs,
+            executions=executions,
+            seconds=seconds,
+            jobs=jobs,
+            store=store,
+            stop_at_failure=stop or bool(bugs),
+            check_determinism=check_determinism,
+            race_timers=race_timers,
+            step_budget=step_budget,
+            on_failure=lambda finding: _report(output, finding, failures, settings, bugs),
+            progress=lambda campaign: line.show(campaign.runs, _note(campaign)),
+        )
+    output.say(summary_text(campaign))
+    if campaign.note:
+        click.echo(f"error: {campaign.note}; everything before that is booked", err=True)
+    output.finish(context, exit_code(campaign), **campaign_json(campaign))
+
+
+def exit_code(campaign: Campaign) -> int:
+    """The code of a campaign: what failed goes first, then whether it came to its end."""
+    code = exits.of_failures((finding.failure for finding in campaign.failures), campaign.plan.bugs)
+    if code:
+        return code
+    if campaign.stopped_by == "workers":
+        return exits.INTERNAL
+    short = campaign.limit is not None and campaign.runs < campaign.limit
+    return exits.NO_VERDICT if short or not campaign.runs else exits.HELD
+
+
+def _report(output: Output, finding: Finding, directory: str, settings: str, bugs: tuple[str, ...]) -> None:
+    found = finding.found
+    origin = Origin(f"{found.target}, run {found.number} of the campaign", found.seed, settings, bugs)
+    report_failure(output, found.failure, origin, found.token, directory)
+    output.say()
+
+
+def _note(campaign: Campaign) -> str:
+    return f"{len(campaign.findings)} failures" if campaign.findings else ""

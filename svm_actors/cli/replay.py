@@ -1,0 +1,78 @@
+"""``svm-actors replay``: the same failure again, strictly."""
+
+from __future__ import annotations
+
+import click
+from click import get_text_stream
+
+from svm_actors.cli import exits
+from svm_actors.cli.options import backend_option, trace_option, write_trace
+from svm_actors.cli.output import common_options, output_of
+from svm_actors.explore.run import Backend, Run
+from svm_actors.explore.run import replay as replay_token
+from svm_actors.explore.targets import subject_named
+from svm_actors.explore.token import HEADER, Token, TokenError, decode
+from svm_actors.report.as_json import run_json
+from svm_actors.report.timeline import Origin, failure_text
+from svm_actors.workload.formats import BadInput
+
+
+@click.command()
+@click.argument("token", metavar="TOKEN_OR_FILE")
+@click.option("--target", metavar="TARGET", help="Where the scenario is now, if it has moved.")
+@trace_option
+@backend_option
+@common_options
+@click.pass_context
+def replay(context: click.Context, token: str, target: str | None, trace: str | None, backend: Backend) -> None:
+    """Make the choices of a recorded run again.
+
+    TOKEN_OR_FILE is the text of a token, a file that holds one, or - for standard input.
+    """
+    output = output_of(context)
+    known = read_token(token)
+    result = replay_token(subject_named(target or known.target), known, backend=backend, record=trace is not None)
+    write_trace(trace, result.trace)
+    same = known.trace == result.trace_digest if known.trace else None
+    fits = not (result.failure is not None and result.failure.rule == "ReplayMismatch")
+    if result.failure is not None:
+        origin = Origin(known.target, known.seed, known.strategy, known.bugs)
+        output.say(failure_text(result.failure, origin))
+        output.say()
+    output.say(_verdict(result, fits, same))
+    code = exits.BAD_INPUT if not fits or same is False else _code(result)
+    output.finish(context, code, **run_json(result), reproduced=fits and same is not False, trace_equal=same)
+
+
+def read_token(text: str) -> Token:
+    """The token given as text, as a file or on standard input.  Raises TokenError or BadInput."""
+    where, found = ("token", text) if text.lstrip().startswith(HEADER) else _read(text)
+    try:
+        return decode(found)
+    except TokenError as error:
+        raise TokenError(f"{where}: {error}") from None
+
+
+def _read(name: str) -> tuple[str, str]:
+    if name == "-":
+        return "standard input", get_text_stream("stdin", errors="replace").read()
+    try:
+        with open(name, encoding="utf-8", errors="replace") as stream:
+            return name, stream.read()
+    except OSError as error:
+        raise BadInput(name, 0, "a token, a file that holds one, or -", (error.strerror or str(error)).lower()) from None
+
+
+def _verdict(result: Run, fits: bool, same: bool | None) -> str:
+    if not fits:
+        return "NOT REPLAYED: the recorded choices do not fit; model or scenario differ from the recorded run"
+    what = "the run held" if result.failure is None else "the run failed"
+    if same is None:
+        return f"REPLAYED: {what}; the token has no trace digest to compare with"
+    if same:
+        return f"REPLAYED: {what} as recorded; every step is the same (trace digest equal)"
+    return f"NOT REPLAYED: {what}, and its trace is not the recorded one; model or scenario differ"
+
+
+def _code(result: Run) -> int:
+    return exits.HELD if result.failure is None else exits.of_failures([result.failure], result.bugs)
