@@ -20,7 +20,7 @@ from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.task import Task
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Store
-from svm_actors.mirror.device import MirrorDevice, OwnPages, Publish
+from svm_actors.mirror.device import MirrorDevice, OwnPages, Races
 from svm_actors.mirror.messages import OpenMirror
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mm import messages as m
@@ -58,9 +58,8 @@ class Config:
     """True when GPU atomics work on system memory."""
     own_pages: OwnPages = "backing"
     """What a mirror device does with its own private pages it meets (trap HM-D01)."""
-    publish: Publish = "checked"
-    """Whether a mirror device looks before it stores an entry it has not walked for (MM-R15); the stock
-    one does not."""
+    races: Races = "guarded"
+    """Whether mirror devices close the races that the stock device leaves open (MM-R15, MM-R28)."""
 
 
 def protection(prot: str) -> Prot:
@@ -230,9 +229,9 @@ class World:
         self.vms: list[GpuVm] = []
         self.mirrors: list[Mirror] = []
         self.files: list[FileObject] = []
-        self.at_close: list[Callable[[World], None]] = []
+        self.at_close: list[Callable[[], None]] = []
         """Checks to run once everything is torn down."""
-        self.at_rest: list[Callable[[World], Any]] = []
+        self.at_rest: list[Callable[[], None]] = []
         """Checks to run when the scenario is done and nothing moves, before teardown."""
         self.hooks: list[Callable[[GpuDevice], None]] = []
         """Called with each GPU as it is built: where planted bugs are installed."""
@@ -273,7 +272,7 @@ class World:
         if index not in self._mirror_devices:
             device = MirrorDevice(
                 self.engine, self.core, f"mdevice{index}", index=index, own_pages=self.config.own_pages,
-                publish=self.config.publish,
+                races=self.config.races,
             )
             device.start()
             self._mirror_devices[index] = device
@@ -331,7 +330,7 @@ class World:
         """Close VMs and mirrors, end processes, wait for the last worker, then check what is left."""
         await self.settle()
         for check in self.at_rest:
-            check(self)
+            check()
         for vm in self.vms:
             await vm.close()
         for mirror in self.mirrors:
@@ -342,7 +341,7 @@ class World:
         for file in self.files:
             file.drop()
         for check in self.at_close:
-            check(self)
+            check()
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """What is alive, by owner; all zero after :meth:`close`."""

@@ -417,7 +417,7 @@ class Engine:
             return
         thread = task.thread
         if self.atomic or (thread.held and thread.owner is task):
-            held = self.atomic or [lock for lock, _mode in thread.held]
+            held = self.atomic or list(thread.held)
             self.fail(EngineError(f"{task.id} ended while holding {', '.join(lock.name for lock in held)}"))
         elif task.joiners is not None:
             task.joiners.changed()

@@ -28,7 +28,7 @@ class LockDep:
     def waiting(self, task: Task, lock: Lock) -> None:
         """``task`` is about to wait for ``lock``: learn the edges, report an inversion."""
         inner = lock.lock_class
-        for held, _mode in task.thread.held:
+        for held in task.thread.held:
             outer = held.lock_class
             if outer == inner:
                 if held is lock:
@@ -71,6 +71,6 @@ class LockDep:
 
 def must_not_hold(thread: Thread, classes: tuple[str, ...], doing: str) -> None:
     """Context rule: raise when ``thread`` holds a lock of one of these classes."""
-    for lock, _mode in thread.held:
+    for lock in thread.held:
         if lock.lock_class in classes:
             raise PropertyFailed("lockdep", "INV-24", f"{doing} while {thread.name} holds {lock.name}")

@@ -55,8 +55,10 @@ class Lock(Source):
         return {"holders": [thread.name for thread in self._holders], "waiting": len(self.parked)}
 
     def _take(self, thread: Thread, mode: str) -> None:
+        if self in thread.held:
+            raise EngineError(f"{thread.name} takes {self.name} a second time")
         self._holders.append(thread)
-        thread.held.append((self, mode))
+        thread.held[self] = mode
         if self.parked:
             self.changed()
 
@@ -75,11 +77,7 @@ class Lock(Source):
                 return
             raise EngineError(f"{owner.name} releases {self.name} but does not hold it")
         self._holders.remove(owner)
-        held = owner.held
-        last = len(held) - 1
-        while held[last][0] is not self:
-            last -= 1
-        del held[last]
+        del owner.held[self]
 
 
 class Mutex(Lock):
@@ -269,8 +267,7 @@ class RwSem(Lock):
         if self._writer is not task.thread:
             raise EngineError(f"{self.name} is downgraded by a thread that does not hold it for write")
         self._writer = None
-        held = task.thread.held
-        held[held.index((self, "w"))] = (self, "r")
+        task.thread.held[self] = "r"
         if self.parked:
             self.changed()
 
@@ -357,7 +354,7 @@ class BitLock(Lock):
         self._forget()
         if not self.engine.closing:
             self._holders.append(thread)
-            thread.held.append((self, "w"))
+            thread.held[self] = "w"
 
 
 class WaitQueue(Source):

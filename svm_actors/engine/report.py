@@ -96,7 +96,7 @@ def deadlock(engine: Engine) -> Deadlock:
 
 
 def _blocked_line(task: Task) -> str:
-    held = ", ".join(f"{lock.name} ({mode})" for lock, mode in task.thread.held) or "nothing"
+    held = ", ".join(f"{lock.name} ({mode})" for lock, mode in task.thread.held.items()) or "nothing"
     who = f"{task.id} (daemon)" if task.daemon else task.id
     missed = "; its condition holds, but nobody woke it" if _holds(task) else ""
     return f"  {who} is blocked in {render(task.op)}; its thread holds {held}{missed}"

@@ -26,7 +26,7 @@ class Thread:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.held: list[tuple[Lock, str]] = []
+        self.held: dict[Lock, str] = {}
         """Locks held, oldest first, each with its mode (``r`` or ``w``)."""
         self.owner: Task | None = None
         """The task this thread was made for; it may not end while the thread holds a lock."""

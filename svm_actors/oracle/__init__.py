@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from svm_actors.oracle.coherence import Coherence
-from svm_actors.oracle.leaks import check_leaks
+from svm_actors.oracle.leaks import check_leaks, leaks_of
 from svm_actors.oracle.notifier import Invalidation
 from svm_actors.oracle.structure import Structure
 
@@ -19,9 +19,8 @@ def attach(world: Any) -> None:
     structure = Structure(world)
     for oracle in (Coherence(world), Invalidation(world), structure):
         world.engine.listeners.append(oracle)
-    world.at_rest.append(lambda _world: (structure.check(), structure.check_translations()))
-    world.at_close.append(lambda _world: structure.check())
-    world.at_close.append(check_leaks)
+    world.at_rest += [structure.check, structure.check_translations]
+    world.at_close += [structure.check, leaks_of(world)]
 
 
 __all__ = ["Coherence", "Invalidation", "Structure", "attach", "check_leaks"]

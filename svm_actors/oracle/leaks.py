@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from svm_actors.engine.errors import PropertyFailed
@@ -21,7 +22,12 @@ def check_leaks(world: Any) -> None:
     left += [
         f"lock {lock.name} held by {task.id}"
         for task in world.engine.tasks.values()
-        for lock, _mode in task.thread.held
+        for lock in task.thread.held
     ]
     if left:
         raise PropertyFailed("leaks", "INV-34", "alive at teardown: " + ", ".join(left))
+
+
+def leaks_of(world: Any) -> Callable[[], None]:
+    """The check, bound to one world."""
+    return lambda: check_leaks(world)

@@ -169,7 +169,7 @@ def test_a_translation_left_behind(where):
 
 
 def world_with(statistics, held=()):
-    thread = SimpleNamespace(held=[(SimpleNamespace(name=name), "w") for name in held])
+    thread = SimpleNamespace(held=[SimpleNamespace(name=name) for name in held])
     task = SimpleNamespace(id="somebody", thread=thread)
     return SimpleNamespace(statistics=lambda: statistics, engine=SimpleNamespace(tasks={1: task}))
 
