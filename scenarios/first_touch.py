@@ -1,9 +1,9 @@
 """First touch: the CPU and the GPU meet on pages that nobody has touched before.
 
-Shows: memory needs no registration; a GPU fault fills a hole like a CPU fault does, and both see zeros
-until somebody writes.
-Races: hole fill against first touch (PGM-R22), two faults on one page (SVM-R08), migration of a page that
-the CPU is writing (SVM-R16).
+Shows: memory needs no registration; a GPU fault fills a hole as a CPU fault does, and no byte that either
+side writes is lost, whoever comes first and wherever the page is at that moment.
+Races: hole fill against the CPU's first touch (PGM-R22), migration of a page that the CPU writes (SVM-R16,
+PGM-R02), a CPU fault on a page that is on its way (PGM-R25).
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ from __future__ import annotations
 from svm_actors import World
 
 PAGE = 4096
+PAGES = 4
 
 
 async def scenario(world: World) -> None:
-    """Each page has one writer, so what it holds in the end does not depend on the schedule."""
+    """Both write every page, the CPU its first bytes and the GPU others, from opposite ends."""
     process = world.process()
     vm = await world.gpu().create_vm(process)
-    addr = await process.mmap(4 * PAGE)
+    addr = await process.mmap((PAGES + 1) * PAGE)
 
     async def cpu() -> None:
-        await process.write(addr, b"cpu")
-        assert await process.read(addr + 2 * PAGE, 3) == bytes(3), "page 2 is never written"
-        assert await process.read(addr + PAGE, 3) in (bytes(3), b"gpu"), "before or after the store, nothing else"
+        for page in range(PAGES):
+            await process.write(addr + page * PAGE, b"cpu")
 
     async def gpu() -> None:
-        await vm.store(addr + PAGE, b"gpu")
-        assert await vm.load(addr + 2 * PAGE, 3) == bytes(3), "page 2 is never written"
-        assert await vm.load(addr, 3) in (bytes(3), b"cpu"), "before or after the write, nothing else"
+        for page in reversed(range(PAGES)):
+            await vm.store(addr + page * PAGE + 8, b"gpu")
 
     async with world.nursery() as nursery:
         nursery.start_soon(cpu)
         nursery.start_soon(gpu)
 
-    assert await vm.load(addr, 3) == b"cpu"
-    assert await process.read(addr + PAGE, 3) == b"gpu"
-    assert await vm.load(addr + 3 * PAGE) == b"\0", "page 3 is touched by the GPU alone"
+    for page in range(PAGES):
+        both = b"cpu" + bytes(5) + b"gpu"
+        assert await process.read(addr + page * PAGE, 11) == both
+        assert await vm.load(addr + page * PAGE, 11) == both
+    assert await vm.load(addr + PAGES * PAGE, 4) == bytes(4), "nobody wrote the last page"

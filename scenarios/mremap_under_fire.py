@@ -1,8 +1,9 @@
-"""mremap under fire: the CPU moves a mapping while the GPU works on it.
+"""mremap under fire: the CPU moves a mapping to and fro while the GPU works on it.
 
-Shows: the data moves with the mapping; at the old address the GPU gets the data or a refused fault, never
+Shows: the data moves with the mapping; at either address the GPU gets the data or a refused fault, never
 anything else.  The driver hears of the old address only: it has no pointer from a page to its address.
-Races: migration against mremap (SVM-R19, PGM-R10), a fault on a mapping that goes (SVM-R01, SVM-R04).
+Races: migration against mremap (SVM-R19, PGM-R10), a fault on a mapping that goes (SVM-R01, SVM-R04), the
+garbage collector against the next fault (SVM-R05).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from svm_actors.gpu.program import GpuFault
 
 PAGE = 4096
 PAGES = 2
+MOVES = 3
 
 
 async def scenario(world: World) -> None:
-    """Moves there and back; page i always holds the letter chr(97 + i)."""
+    """Page i holds the letter chr(97 + i), wherever it is; after an odd number of moves it is at ``new``."""
     process = world.process()
     vm = await world.gpu().create_vm(process)
     old = await process.mmap(PAGES * PAGE)
@@ -24,7 +26,9 @@ async def scenario(world: World) -> None:
         await vm.store(old + page * PAGE, letter(page))
 
     async def move() -> None:
-        await process.mremap(old, PAGES * PAGE, PAGES * PAGE, to=new)
+        for turn in range(MOVES):
+            source, target = (new, old) if turn % 2 else (old, new)
+            await process.mremap(source, PAGES * PAGE, PAGES * PAGE, to=target)
 
     async def fire() -> None:
         for page in range(PAGES):

@@ -20,7 +20,8 @@ from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.task import Task
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Store
-from svm_actors.mirror.device import MirrorDevice, OwnPages, Races
+from svm_actors.mirror.device import MirrorDevice
+from svm_actors.mirror.mended import MendedDevice
 from svm_actors.mirror.messages import OpenMirror
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mm import messages as m
@@ -35,6 +36,9 @@ from svm_actors.xe.vm import XeVm
 
 VRAM_BASE_PFN = 1 << 36
 """Device pages are numbered from here on, one region of 2**28 pages per GPU."""
+
+MIRROR_DRIVERS: dict[str, type[MirrorDevice]] = {"mended": MendedDevice, "7.3.4": MirrorDevice}
+"""What :attr:`Config.mirror_driver` may be."""
 
 PROTECTIONS = {"none": Prot.NONE, "r": Prot.READ, "rw": Prot.READ | Prot.WRITE, "rx": Prot.READ | Prot.EXEC,
                "rwx": Prot.READ | Prot.WRITE | Prot.EXEC, "w": Prot.WRITE | Prot.READ, "x": Prot.EXEC}  # fmt: skip
@@ -56,10 +60,9 @@ class Config:
     """Entries of a GPU's fault queue."""
     atomics_on_system: bool = False
     """True when GPU atomics work on system memory."""
-    own_pages: OwnPages = "backing"
-    """What a mirror device does with its own private pages it meets (trap HM-D01)."""
-    races: Races = "guarded"
-    """Whether mirror devices close the races that the stock device leaves open (MM-R15, MM-R28)."""
+    mirror_driver: str = attrs.field(default="mended", validator=attrs.validators.in_(("mended", "7.3.4")))
+    """``mended``: a correct small driver.  ``7.3.4``: the stock test driver with its traps (HM-D01 ...),
+    which loses writes and uses freed pages as soon as its commands race."""
 
 
 def protection(prot: str) -> Prot:
@@ -270,10 +273,8 @@ class World:
         if not 0 <= index < self.config.mirrors:
             raise ValueError(f"this world has {self.config.mirrors} mirror devices; there is no device {index}")
         if index not in self._mirror_devices:
-            device = MirrorDevice(
-                self.engine, self.core, f"mdevice{index}", index=index, own_pages=self.config.own_pages,
-                races=self.config.races,
-            )
+            kind = MIRROR_DRIVERS[self.config.mirror_driver]
+            device = kind(self.engine, self.core, f"mdevice{index}", index=index)
             device.start()
             self._mirror_devices[index] = device
         return self._mirror_devices[index]

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from svm_actors.cli.output import Output, write_text
+from svm_actors.cli.output import Output
 from svm_actors.explore.failure import Failure
+from svm_actors.explore.files import write_text
 from svm_actors.explore.run import BACKENDS
 from svm_actors.explore.strategies import STRATEGIES
 from svm_actors.report.timeline import Origin, failure_text

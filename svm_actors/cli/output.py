@@ -7,17 +7,13 @@ goes to standard error then.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import attrs
 import click
 
 from svm_actors.report.as_json import SCHEMA
-from svm_actors.workload.formats import BadInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,29 +62,3 @@ def common_options(command: F) -> F:
         option = click.option(f"--{name}", is_flag=True, is_eager=True, expose_value=False, callback=keep, help=text)
         command = option(command)
     return command
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a whole file or nothing: no reader ever sees half of it.  Raises BadInput."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise BadInput(os.fspath(path), 0, "a file that can be written", (error.strerror or str(error)).lower()) from None
-    return target
-
-
-def _umask() -> int:
-    """The process's mask; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

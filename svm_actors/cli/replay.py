@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
-from click import get_text_stream
 
 from svm_actors.cli import exits
 from svm_actors.cli.options import backend_option, trace_option, write_trace
 from svm_actors.cli.output import common_options, output_of
+from svm_actors.explore.files import read_bytes
 from svm_actors.explore.run import Backend, Run
 from svm_actors.explore.run import replay as replay_token
 from svm_actors.explore.targets import subject_named
 from svm_actors.explore.token import HEADER, Token, TokenError, decode
 from svm_actors.report.as_json import run_json
 from svm_actors.report.timeline import Origin, failure_text
-from svm_actors.workload.formats import BadInput
 
 
 @click.command()
@@ -55,12 +56,10 @@ def read_token(text: str) -> Token:
 
 def _read(name: str) -> tuple[str, str]:
     if name == "-":
-        return "standard input", get_text_stream("stdin", errors="replace").read()
-    try:
-        with open(name, encoding="utf-8", errors="replace") as stream:
-            return name, stream.read()
-    except OSError as error:
-        raise BadInput(name, 0, "a token, a file that holds one, or -", (error.strerror or str(error)).lower()) from None
+        where, found = "standard input", sys.stdin.buffer.read()
+    else:
+        where, found = name, read_bytes(name, "a token, a file that holds one, or -")
+    return where, found.decode("utf-8", "replace")
 
 
 def _verdict(result: Run, fits: bool, same: bool | None) -> str:

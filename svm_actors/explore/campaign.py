@@ -107,6 +107,13 @@ class Campaign:
         """True when runs were made and every one of them held."""
         return self.runs > 0 and not self.findings
 
+    @property
+    def verdict(self) -> Literal["held", "failed", "none"]:
+        """``none`` when nothing was run, or when all that went wrong is that a step budget was spent."""
+        if any(finding.failure.kind != "budget" for finding in self.failures):
+            return "failed"
+        return "held" if self.ok else "none"
+
     def add(self, batch: Batch) -> list[Finding]:
         """Book a batch; answers the findings that are new."""
         for name, tally in batch.tallies.items():

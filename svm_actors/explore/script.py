@@ -19,7 +19,8 @@ from typing import Any, Final
 import attrs
 
 from svm_actors.explore.determinism import digest
-from svm_actors.explore.subject import Scenario, Subject, check_scenario
+from svm_actors.explore.files import read_bytes
+from svm_actors.explore.subject import Scenario, Subject, fault_of
 from svm_actors.workload.formats import BadInput
 from svm_actors.world import Config, World
 
@@ -75,17 +76,13 @@ class Script:
 def read_script(path: str | os.PathLike[str]) -> Script:
     """Read and compile a script.  Raises BadInput."""
     file = os.fspath(path)
-    try:
-        with open(file, "rb") as stream:
-            source = stream.read()
-    except OSError as error:
-        raise BadInput(file, 0, "a scenario script", (error.strerror or type(error).__name__).lower()) from None
+    source = read_bytes(file, "a scenario script")
     try:
         code = compile(source, file, "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise BadInput(file, error.lineno or 0, "Python", error.msg) from None
+        raise BadInput(file, error.lineno or 0, "valid Python", error.msg) from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise BadInput(file, 0, "Python", str(error) or type(error).__name__) from None
+        raise BadInput(file, 0, "valid Python", str(error) or type(error).__name__) from None
     return Script(file, digest(source), code)
 
 
@@ -94,11 +91,10 @@ def scenario_in(names: dict[str, Any], file: str) -> Scenario:
     if "scenario" not in names:
         raise BadInput(file, 0, EXPECTED, "no such name")
     scenario: Scenario = names["scenario"]
-    try:
-        check_scenario(scenario)
-    except TypeError as error:
+    fault = fault_of(scenario)
+    if fault:
         line = getattr(getattr(scenario, "__code__", None), "co_firstlineno", 0)
-        raise BadInput(file, line, EXPECTED, str(error)) from None
+        raise BadInput(file, line, EXPECTED, fault)
     return scenario
 
 

@@ -19,7 +19,7 @@ import attrs
 import msgspec
 
 from svm_actors import __version__
-from svm_actors.explore.failure import Failure, Step
+from svm_actors.explore.failure import Failure, Pending, Step
 from svm_actors.explore.plan import Mix
 from svm_actors.explore.worker import Batch, Found, Tally
 
@@ -36,7 +36,7 @@ CREATE TABLE run (
 CREATE TABLE failure (
     campaign INTEGER NOT NULL REFERENCES campaign, signature TEXT NOT NULL, first_run INTEGER NOT NULL,
     kind TEXT NOT NULL, oracle TEXT NOT NULL, rule TEXT NOT NULL, message TEXT NOT NULL,
-    timeline BLOB NOT NULL, token TEXT NOT NULL, PRIMARY KEY (campaign, signature)) STRICT;
+    steps BLOB NOT NULL, token TEXT NOT NULL, PRIMARY KEY (campaign, signature)) STRICT;
 CREATE TABLE counter (
     campaign INTEGER NOT NULL REFERENCES campaign, target TEXT NOT NULL, name TEXT NOT NULL,
     value INTEGER NOT NULL, PRIMARY KEY (campaign, target, name)) STRICT, WITHOUT ROWID;
@@ -45,6 +45,13 @@ CREATE TABLE counter (
 
 class StoreError(ValueError):
     """A file that cannot be used as a store; one line that says what was expected."""
+
+
+class _Steps(msgspec.Struct, array_like=True):
+    """The steps of a failure as they lie in the file."""
+
+    timeline: tuple[Step, ...]
+    tasks: tuple[Pending, ...]
 
 
 class Store:
@@ -91,7 +98,7 @@ class Store:
 
     def _failure_row(self, found: Found) -> tuple[object, ...]:
         failure = found.failure
-        steps = msgspec.msgpack.encode([(step.number, step.task, step.op) for step in failure.timeline])
+        steps = msgspec.msgpack.encode(_Steps(failure.timeline, failure.tasks))
         head = (self._campaign, failure.signature, found.number)
         return (*head, failure.kind, failure.oracle, failure.rule, failure.message, steps, found.token)
 
@@ -125,7 +132,7 @@ class Store:
     def found(self) -> Iterator[tuple[Found, int]]:
         """The first failing run of each signature, and how many runs failed so."""
         query = """
-            SELECT failure.first_run, run.target, run.seed, kind, oracle, rule, message, timeline, token,
+            SELECT failure.first_run, run.target, run.seed, kind, oracle, rule, message, failure.steps, token,
                 (SELECT count(*) FROM run AS other
                  WHERE other.campaign = failure.campaign AND other.signature = failure.signature)
             FROM failure JOIN run ON run.campaign = failure.campaign AND run.number = failure.first_run
@@ -134,8 +141,9 @@ class Store:
             for number, target, seed, kind, oracle, rule, message, steps, token, times in self._database.execute(
                 query, (self._campaign,)
             ).fetchall():
-                timeline = tuple(Step(*step) for step in msgspec.msgpack.decode(steps))
-                yield Found(number, target, seed, Failure(kind, oracle, rule, message, timeline), token), times
+                known = msgspec.msgpack.decode(steps, type=_Steps)
+                failure = Failure(kind, oracle, rule, message, known.timeline, known.tasks)
+                yield Found(number, target, seed, failure, token), times
 
     # -- the file ----------------------------------------------------------------------
 
@@ -194,4 +202,4 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: expected a store of svm-actors that can be written: {error}") from None
+            raise StoreError(f"{self.path}: expected a store of svm-actors, or a place for a new one: {error}") from None

@@ -57,17 +57,25 @@ def subject_of(scenario: Scenario | Subject, config: Config | None = None, name:
 
 
 def check_scenario(scenario: object) -> None:
-    """Raise TypeError unless this is callable with one argument, and not an ordinary function."""
+    """Raise TypeError unless this is a coroutine function of one argument."""
+    fault = fault_of(scenario)
+    if fault:
+        raise TypeError(f"expected `async def scenario(world)`, got {fault}")
+
+
+def fault_of(scenario: object) -> str:
+    """What keeps this from being a scenario, in a few words; empty when nothing does."""
     if not callable(scenario):
-        raise TypeError(f"a scenario is an `async def` function of one world, not {type(scenario).__name__}")
+        return f"a value of type {type(scenario).__name__}"
     if inspect.isfunction(scenario) and not inspect.iscoroutinefunction(scenario):
-        raise TypeError(f"a scenario is an `async def` function of one world; {scenario.__name__} is not `async def`")
+        return f"`def {scenario.__name__}`, without `async`"
     try:
         inspect.signature(scenario).bind(None)
-    except TypeError as error:
-        raise TypeError(f"a scenario takes one argument, the world: {error}") from None
+    except TypeError:
+        return f"`{getattr(scenario, '__name__', 'a callable')}{inspect.signature(scenario)}`"
     except ValueError:  # no signature is known: the call will tell
-        return
+        pass
+    return ""
 
 
 def _name_of(scenario: Scenario) -> str:

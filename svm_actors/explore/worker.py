@@ -148,7 +148,7 @@ def _confirm(one: Run, failure: Failure) -> tuple[Failure, str]:
         return failure, again.token
     then = "held" if again.failure is None else again.failure.headline
     text = f"a failing run does not fail the same from its own choices: first {failure.headline}; then {then}"
-    return Failure("error", "determinism", "replay", text, failure.timeline), one.token
+    return attrs.evolve(failure, kind="error", oracle="determinism", rule="replay", message=text), one.token
 
 
 def compare_traces(one: Run, other: Run) -> Failure | None:

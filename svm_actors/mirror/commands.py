@@ -193,8 +193,7 @@ class Commands:
         """The folio stays locked until the device is programmed (MM-R28)."""
         folio = await self.core.call(MakeDeviceExclusive(mirror.mm, vpn, None))
         async with mirror.mutex:
-            if mirror.undisturbed(vpn, folio):
-                mirror.pt.store(vpn, folio, Tag.ATOMIC)
+            mirror.pt.store(vpn, folio, Tag.ATOMIC)
         folio.lock.release()
         folio.put("exclusive")
 

@@ -31,7 +31,6 @@ DEVICE_PFNS: Final = 1 << 28
 """Distance between the page frame numbers of two devices."""
 
 OwnPages = Literal["device", "backing"]
-Publish = Literal["blind", "checked"]
 
 
 class MirrorDevice(Actor):
@@ -49,16 +48,12 @@ class MirrorDevice(Actor):
         *,
         index: int = 0,
         own_pages: OwnPages = "device",
-        publish: Publish = "blind",
         max_chunks: int | None = None,
     ) -> None:
         super().__init__(engine, name)
         self.core = core
         self.own_pages: OwnPages = own_pages
         """What a fault-in stores for an own device page: the page itself (HM-D01) or its backing."""
-        self.publish: Publish = publish
-        """Whether migration and EXCLUSIVE store entries without looking, as the stock device does, or
-        only while the CPU entry still names the page (MM-R15, MM-R28)."""
         self.memory = DeviceMemory(engine, name, self, self, BASE_PFN + index * DEVICE_PFNS, max_chunks)
         self.mirrors: list[Mirror] = []
         """Open mirrors."""

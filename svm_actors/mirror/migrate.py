@@ -119,9 +119,9 @@ class Migration:
         """
         async with mirror.mutex:
             for vpn, source, page in zip(range(args.start, args.end), args.src, args.dst, strict=True):
-                if source.migrate and page is not None and mirror.undisturbed(vpn, source.folio or page):
-                    mirror.pt.store(vpn, backing_of(page), Tag.WRITABLE if source.write else Tag.READ_ONLY)
+                if source.migrate and page is not None:
                     self.engine.count("mirror.migrate.to_dev")
+                    mirror.pt.store(vpn, backing_of(page), Tag.WRITABLE if source.write else Tag.READ_ONLY)
 
     # -- to RAM --------------------------------------------------------------------------------
 

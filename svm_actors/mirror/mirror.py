@@ -124,22 +124,6 @@ class Mirror:
             return True
         return False
 
-    def undisturbed(self, vpn: int, folio: Folio) -> bool:
-        """An entry for this page may be stored without a walk: the CPU entry still names the page, and
-        no change of it is under way (MM-R15, MM-R28).  Call with the mutex held.
-
-        The stock device does not look: a zap whose callback has already run leaves a stale entry.
-        """
-        self.mutex.assert_held()
-        if self.device.publish == "blind":
-            return True
-        entry = self.mm.page_table.get(vpn)
-        changing = self.notifier.seq == self.mm.subscriptions.sequence.value
-        if entry is not None and entry.folio is folio and not changing:
-            return True
-        self.engine.count("MM-R15")
-        return False
-
     # -- device page fault (section 3) -------------------------------------------------
 
     async def fault_in(self, start: int, end: int, *, write: bool, unlocked: bool = False) -> None:

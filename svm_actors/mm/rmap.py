@@ -31,7 +31,7 @@ class AnonVma:
         self.name = name
         self.root: AnonVma = self if root is None else root.root
         """The first of the fork tree; every VMA of the tree is linked to it."""
-        self.rwsem = RwSem(core.engine, f"{name}.rwsem", "anon_vma") if root is None else root.rwsem
+        self.rwsem: RwSem = RwSem(core.engine, f"{name}.rwsem", "anon_vma") if root is None else root.rwsem
         """The root's: one lock for a whole fork tree, or a move in the child would escape a walk of the parent's."""
         self.vmas: list[Vma] = []
 

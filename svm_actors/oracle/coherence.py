@@ -234,6 +234,13 @@ class Coherence:
             self._show_at_new_place(event, tracked)
         for vpn in tracked:
             self.memory[event.mm.name][vpn].may_be_zero()
+            for child in self._children_in_the_making(event.mm):
+                self._of(child, vpn).may_be_zero()
+
+    def _children_in_the_making(self, mm: Mm) -> list[Mm]:
+        """Where a fork in progress copies to: it takes each page before or after what happens meanwhile."""
+        forks = [change.event for change in self.changes if change.event.mm is mm and change.event.what == "fork"]
+        return [fork.to_mm for fork in forks if fork.to_mm is not None]
 
     def _show_at_new_place(self, event: RangeChanging, tracked: Iterable[int]) -> None:
         pages = self.memory.get(event.mm.name)

@@ -28,6 +28,7 @@ def failure_json(failure: Failure) -> dict[str, Any]:
         "signature": failure.signature,
         "hash": failure.hash,
         "timeline": [attrs.asdict(step) for step in failure.timeline],
+        "tasks": [attrs.asdict(task) for task in failure.tasks],
     }
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Final
 
 from svm_actors.explore.campaign import Campaign, Finding
-from svm_actors.report.timeline import ascii_text, shorten
+from svm_actors.report.timeline import WIDTH, ascii_text, shorten
 
 RACE: Final = re.compile(r"(?:SVM|PGM|MM|VMB|FEN)-R\d+")
 """Ids of race windows."""
@@ -67,12 +67,13 @@ def finding_line(finding: Finding) -> str:
     """One finding in one line."""
     failure = finding.failure
     times = "once" if finding.count == 1 else f"{finding.count} times"
-    return shorten(ascii_text(f"{failure.hash}  {times}, first in run {finding.found.number}: {failure.headline}"), 100)
+    text = ascii_text(f"{failure.hash}  {times}, first in run {finding.found.number}: {failure.headline}")
+    return text if len(text) <= WIDTH - 2 else f"{text[: WIDTH - 4]}.."
 
 
 def _head(campaign: Campaign) -> str:
     plan = campaign.plan
-    verdict = "HELD" if campaign.ok else "FAILED" if campaign.findings else "NO VERDICT"
+    verdict = {"held": "HELD", "failed": "FAILED", "none": "NO VERDICT"}[campaign.verdict]
     bugs = f", bugs {' '.join(plan.bugs)}" if plan.bugs else ""
     end = _ENDS[campaign.stopped_by]
     return f"{verdict}: {campaign.runs} runs, seed {plan.seed}, strategy {plan.settings}{bugs}; {end}"
@@ -81,8 +82,8 @@ def _head(campaign: Campaign) -> str:
 def _failures(campaign: Campaign) -> list[str]:
     if not campaign.findings:
         return []
-    runs, kinds = campaign.failing_runs, len(campaign.findings)
-    return [f"{runs} failing runs, {kinds} different:", *(f"  {finding_line(each)}" for each in campaign.failures)]
+    head = f"failing runs: {campaign.failing_runs}, different failures: {len(campaign.findings)}"
+    return [head, *(f"  {finding_line(finding)}" for finding in campaign.failures)]
 
 
 def _rates(campaign: Campaign) -> str:

@@ -1,7 +1,7 @@
 """One failure as text that can be pasted into a mail: plain ASCII, at most 100 columns.
 
 First what failed, then how it was reached (seed, strategy, planted bugs), then the last steps in
-the order they happened, then what each task did last, and at the end the line that replays it.
+the order they happened, then where each task stood, and at the end the line that replays it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from svm_actors.explore.failure import Failure, Step
+from svm_actors.explore.failure import Failure, Pending, Step
 
 WIDTH: Final = 100
 """Columns."""
@@ -55,7 +55,9 @@ def failure_text(failure: Failure, origin: Origin, replay: str = "", steps: int 
         *_wrap(f"bugs     {', '.join(origin.bugs) or 'none planted'}", "", "         "),
     ]
     if failure.timeline:
-        lines += ["", *timeline(failure.timeline, steps), "", *last_ops(failure.timeline)]
+        lines += ["", *timeline(failure.timeline, steps)]
+    if failure.tasks:
+        lines += ["", *live_tasks(failure.tasks)]
     if replay:
         lines += ["", *replay_lines(replay)]
     return "\n".join(lines)
@@ -71,15 +73,14 @@ def timeline(steps: Sequence[Step], shown: int = SHOWN) -> list[str]:
     last = steps[-shown:]
     earlier = last[0].number - 1 if last else 0
     head = f"last {len(last)} steps" + (f" ({earlier} before them)" if earlier else "")
-    return [head, f"{'step':>8}  {'task':<{TASK}}  op", *(_step_line(step) for step in last)]
+    lines = [f"{step.number:>8}  {_columns(step.task, step.op)}" for step in last]
+    return [head, f"{'step':>8}  {'task':<{TASK}}  op", *lines]
 
 
-def last_ops(steps: Sequence[Step]) -> list[str]:
-    """What each task did last, the most recent first."""
-    last: dict[str, Step] = {}
-    for step in reversed(steps):
-        last.setdefault(step.task, step)
-    return ["last op of each task", *(_step_line(step) for step in last.values())]
+def live_tasks(tasks: Sequence[Pending]) -> list[str]:
+    """Where each task stood when the run ended."""
+    lines = [f"{task.state:>8}  {_columns(task.task, task.op)}" for task in tasks]
+    return ["where the tasks stood", f"{'state':>8}  {'task':<{TASK}}  op", *lines]
 
 
 def ascii_text(text: str) -> str:
@@ -96,10 +97,9 @@ def shorten(text: str, width: int) -> str:
     return f"{text[: width - 2 - tail]}..{text[-tail:]}"
 
 
-def _step_line(step: Step) -> str:
-    task = shorten(ascii_text(step.task), TASK)
-    op = shorten(ascii_text(step.op), WIDTH - TASK - 12)
-    return f"{step.number:>8}  {task:<{TASK}}  {op}"
+def _columns(task: str, op: str) -> str:
+    """Task and op, fitted into what the first column leaves."""
+    return f"{shorten(ascii_text(task), TASK):<{TASK}}  {shorten(ascii_text(op), WIDTH - TASK - 12)}"
 
 
 def _wrap(text: str, first: str = "", rest: str = "    ") -> Iterator[str]:

@@ -41,6 +41,7 @@ CHILD_SEGV: Final = 255
 Fill = Callable[[int], Content]
 """What a page holds after a write of this byte."""
 Answer = CommandResult | int | None
+Handlers = dict[type[ops.Arguments], Callable[[Any], Coroutine[Any, Any, Answer]]]
 
 
 class InOrder:
@@ -83,7 +84,10 @@ class MirrorProcess:
         self.mirrors: list[Mirror] = []
         """Mirror ``i`` belongs to device ``i``."""
         self._moved_away = 0
-        self._handlers: dict[type[ops.Arguments], Callable[[Any], Coroutine[Any, Any, Answer]]] = {
+        self._handlers: Handlers = {**self._system_calls(), **self._accesses()}
+
+    def _system_calls(self) -> Handlers:
+        return {
             ops.Mmap: self._mmap,
             ops.Munmap: self._munmap,
             ops.Mprotect: lambda call: self._mprotect(call, PROTECTIONS[call.prot]),
@@ -92,6 +96,10 @@ class MirrorProcess:
             ops.Mremap: lambda call: self._mremap(call, self.address(call.to)),
             ops.MremapAway: lambda call: self._mremap(call, self._next_place_away()),
             ops.MadviseDontneed: self._dontneed,
+        }
+
+    def _accesses(self) -> Handlers:
+        return {
             ops.CpuRead: lambda call: self.cpu_read(call.page),
             ops.CpuWrite: self._cpu_write,
             ops.ChildRead: lambda call: self._child(call.page, None),

@@ -31,6 +31,13 @@ ARENA: Final = 0x7E00_0000_0000
 """Address of the arena in every process; 2 MiB aligned, with nothing mapped around it."""
 WORD: Final = 4
 """Bytes of a value in memory, little-endian, at the start of its page."""
+VM_KINDS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"bind_by_gpu": True},
+    {"placement": "system"},
+    {"placement": "system", "bind_by_gpu": True},
+)
+"""How a VM may be set up; the first is the usual one."""
 WARM: Final = 3
 """A VM touches fewer pages than this before the race begins."""
 
@@ -62,7 +69,8 @@ class ProgramRun:
                 await self._cpu(process, action)
         for vm in self.program.vms:
             gpu = self.world.gpu(vm.gpu % self.world.config.gpus)
-            self.vms.append(await gpu.create_vm(self.processes[vm.process]))
+            options = VM_KINDS[self.world.choose(len(VM_KINDS), "kind of VM")]
+            self.vms.append(await gpu.create_vm(self.processes[vm.process], **options))
             await self._warm(self.vms[-1])
         async with self.world.nursery() as nursery:
             self._start_all(nursery)

@@ -50,6 +50,12 @@ ORDERS: Final = 3
 """Of so many draws one replays in the recorded order; 0 is recorded, so that ``fifo`` shows the log as it was."""
 TARGETS: Final = 24
 """Pages per process that a GPU task may pick from: those of the latest calls."""
+SMALL_CHUNKS: Final = (16, 1)
+BIG_CHUNKS: Final = (512, 16, 1)
+"""Sizes of GPU ranges, in pages.  The mappings of real programs have room for 2 MiB ranges, each of which costs as
+much to simulate as the rest of the run."""
+BIG_SHARE: Final = 16
+"""One VM out of so many has them."""
 FOLLOW_EVERY: Final = 3
 """A GPU task makes one program per so many calls."""
 
@@ -259,8 +265,9 @@ class ReplayRun:
 
     async def _start_gpu(self, nursery: Nursery, space: Space) -> None:
         gpu = self.world.gpu(self.world.choose(self.world.config.gpus, "which GPU"))
+        chunks = BIG_CHUNKS if self.world.choose(BIG_SHARE, "2 MiB ranges") == 1 else SMALL_CHUNKS
         try:
-            vm = await gpu.create_vm(space.process)
+            vm = await gpu.create_vm(space.process, chunk_pages=chunks)
         except KernelError:  # the process is gone
             self.world.engine.count("replay.vm_refused")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -242,7 +243,7 @@ def test_random_ranges_keep_the_rules_of_the_tree() -> None:
             assert vma is not None
             assert vma.start <= range_.start < range_.end <= vma.end
         found = machine.spans()
-        assert all(low[1] <= high[0] for low, high in zip(found, found[1:], strict=False))
+        assert all(low[1] <= high[0] for low, high in pairwise(found))
 
     for _ in range(5):
         run(body, chunks=(8, 2, 1), notifier_pages=8)
