@@ -31,7 +31,7 @@ from svm_actors.mm.cpu import cpu_read, cpu_write, pieces
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_alloc import PageAllocator
 from svm_actors.mm.shmem import FileObject
-from svm_actors.xe.device import XeDevice
+from svm_actors.xe.device import XeDevice, XeDriver
 from svm_actors.xe.vm import XeVm
 
 VRAM_BASE_PFN = 1 << 36
@@ -206,7 +206,7 @@ class GpuDevice:
             atomics_on_system=config.atomics_on_system,
         )
         self.gpu.start()
-        self.driver = XeDevice(self.gpu, world.core)
+        self.driver = XeDevice(self.gpu, world.core, world.xe)
         self.driver.start()
 
     async def create_vm(self, process: Process, **options: Any) -> GpuVm:
@@ -238,6 +238,8 @@ class World:
         """Checks to run when the scenario is done and nothing moves, before teardown."""
         self.hooks: list[Callable[[GpuDevice], None]] = []
         """Called with each GPU as it is built: where planted bugs are installed."""
+        self.xe = XeDriver(engine)
+        """What all GPUs of the machine share: the migration lock and the owner groups."""
         self._gpus: dict[int, GpuDevice] = {}
         self._mirror_devices: dict[int, MirrorDevice] = {}
         self.core.start()

@@ -57,32 +57,31 @@ def kernel(context: click.Context, files: tuple[str, ...], jobs: int) -> None:
         f"events equal for {percent:.2f} % of {operations} operations"
     )
     held = agreeing == len(results) and percent >= EVENTS_EQUAL
-    output.finish(
-        context,
-        exits.HELD if held else exits.FAILED,
-        ok=held,
-        programs=len(results),
-        agreeing=agreeing,
-        operations=operations,
-        events_equal=equal,
-        events_equal_percent=percent,
-        mismatches=[
-            _mismatch_json(answer.file, found)
-            for answer in answers
-            for result in answer.results
-            for found in result.mismatches
-        ],
-        event_causes=[
+    numbers = {
+        "programs": len(results),
+        "agreeing": agreeing,
+        "operations": operations,
+        "events_equal": equal,
+        "events_equal_percent": percent,
+    }
+    output.finish(context, exits.HELD if held else exits.FAILED, ok=held, **numbers, **_details(answers))
+
+
+def _details(answers: list[Answer]) -> dict[str, Any]:
+    """Everything that differs, for programs that read the answer."""
+    pairs = [(answer.file, result) for answer in answers for result in answer.results]
+    return {
+        "mismatches": [_mismatch_json(file, found) for file, result in pairs for found in result.mismatches],
+        "event_causes": [
             {"cause": cause, "count": count, "program": first.program, "line": first.line}
-            for cause, count, first in event_causes(results)
+            for cause, count, first in event_causes([result for _, result in pairs])
         ],
-        failures=[
-            {"file": answer.file, "program": result.program.number, "message": result.failure}
-            for answer in answers
-            for result in answer.results
+        "failures": [
+            {"file": file, "program": result.program.number, "message": result.failure}
+            for file, result in pairs
             if result.failure
         ],
-    )
+    }
 
 
 def _run(output: Output, file: str, programs: Sequence[KernelProgram], jobs: int) -> Answer:
@@ -91,12 +90,18 @@ def _run(output: Output, file: str, programs: Sequence[KernelProgram], jobs: int
     with ProgressLine(file, len(programs)) as line:
         for result in conform_kernel(programs, jobs):
             results.append(result)
-            for found in result.results:
-                output.say(f"{file}: {found}")
-            if result.failure:
-                output.say(f"{file}: program {result.program.number} failed: {result.failure}")
+            if not result.agrees:
+                with line.aside():
+                    _say_why(output, file, result)
             line.show(len(results))
     return Answer(file, results)
+
+
+def _say_why(output: Output, file: str, result: ProgramResult) -> None:
+    for found in result.results:
+        output.say(f"{file}: {found}")
+    if result.failure:
+        output.say(f"{file}: program {result.program.number} failed: {result.failure}")
 
 
 def _events_equal(result: ProgramResult) -> int:

@@ -86,12 +86,18 @@ def _search(
     with ProgressLine(file, len(programs)) as line:
         for result in conform_litmus(programs, runs=runs, seed=seed, jobs=jobs, exhaust=exhaust):
             results.append(result)
-            number, place = result.litmus.number, result.litmus.line
-            for missing in result.missing:
-                seen = f"seen {missing.count} times in {result.litmus.runs} recorded runs"
-                output.say(f"{file}:{place}: litmus {number}: not reached: {_words(missing.outcome)}; {seen}")
+            if result.missing:
+                with line.aside():
+                    _say_missing(output, file, result)
             line.show(len(results))
     return Answer(file, results)
+
+
+def _say_missing(output: Output, file: str, result: Reached) -> None:
+    where = f"{file}:{result.litmus.line}: litmus {result.litmus.number}"
+    for missing in result.missing:
+        seen = f"seen {missing.count} times in {result.litmus.runs} recorded runs"
+        output.say(f"{where}: not reached: {_words(missing.outcome)}; {seen}")
 
 
 def _words(outcome: Outcome) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from svm_actors.cli import exits
@@ -63,19 +65,14 @@ from svm_actors.report.timeline import Origin
 @click.pass_context
 def fuzz(
     context: click.Context,
+    /,
     targets: tuple[str, ...],
     seconds: float | None,
     executions: int | None,
-    strategy: str,
-    seed: str,
     bugs: tuple[str, ...],
-    jobs: int,
-    store: str | None,
     stop: bool,
-    check_determinism: bool,
-    step_budget: int,
-    race_timers: bool,
     failures: str,
+    **options: Any,
 ) -> None:
     """Run TARGETs again and again under random schedules and report what fails.
 
@@ -83,40 +80,37 @@ def fuzz(
     without one, a built-in mix is run.
     """
     output = output_of(context)
-    settings = str(Settings(strategy, race_timers, step_budget))
-    limit = EXECUTIONS if executions is None and seconds is None else executions
-    with ProgressLine("fuzz", limit) as line:
-        campaign = run_campaign(
-            targets or (DEFAULT,),
-            seed=seed,
-            strategy=strategy,
-            bugs=bugs,
-            executions=executions,
-            seconds=seconds,
-            jobs=jobs,
-            store=store,
-            stop_at_failure=stop or bool(bugs),
-            check_determinism=check_determinism,
-            race_timers=race_timers,
-            step_budget=step_budget,
-            on_failure=lambda finding: _report(output, finding, failures, settings, bugs),
-            progress=lambda campaign: line.show(campaign.runs, _note(campaign)),
-        )
+    options |= {"seconds": seconds, "executions": executions, "bugs": bugs, "stop_at_failure": stop or bool(bugs)}
+    campaign = _watched(output, targets or (DEFAULT,), options, failures)
     output.say(summary_text(campaign))
     if campaign.note:
         click.echo(f"error: {campaign.note}; everything before that is booked", err=True)
     output.finish(context, exit_code(campaign), **campaign_json(campaign))
 
 
+def _watched(output: Output, targets: tuple[str, ...], options: dict[str, Any], directory: str) -> Campaign:
+    """Run the campaign; show how far it is, and each failure as it is found."""
+    limited = options["executions"] is not None or options["seconds"] is not None
+    settings = str(Settings(options["strategy"], options["race_timers"], options["step_budget"]))
+    with ProgressLine("fuzz", options["executions"] if limited else EXECUTIONS) as line:
+
+        def tell(finding: Finding) -> None:
+            with line.aside():
+                _report(output, finding, directory, settings, options["bugs"])
+
+        def show(campaign: Campaign) -> None:
+            line.show(campaign.runs, f"{len(campaign.findings)} failures" if campaign.findings else "")
+
+        return run_campaign(targets, on_failure=tell, progress=show, **options)
+
+
 def exit_code(campaign: Campaign) -> int:
     """The code of a campaign: what failed goes first, then whether it came to its end."""
-    code = exits.of_failures((finding.failure for finding in campaign.failures), campaign.plan.bugs)
-    if code:
-        return code
+    if campaign.verdict == "failed":
+        return exits.of_failures((finding.failure for finding in campaign.failures), campaign.plan.bugs)
     if campaign.stopped_by == "workers":
         return exits.INTERNAL
-    short = campaign.limit is not None and campaign.runs < campaign.limit
-    return exits.NO_VERDICT if short or not campaign.runs else exits.HELD
+    return exits.HELD if campaign.verdict == "held" else exits.NO_VERDICT
 
 
 def _report(output: Output, finding: Finding, directory: str, settings: str, bugs: tuple[str, ...]) -> None:
@@ -124,7 +118,3 @@ def _report(output: Output, finding: Finding, directory: str, settings: str, bug
     origin = Origin(f"{found.target}, run {found.number} of the campaign", found.seed, settings, bugs)
     report_failure(output, found.failure, origin, found.token, directory)
     output.say()
-
-
-def _note(campaign: Campaign) -> str:
-    return f"{len(campaign.findings)} failures" if campaign.findings else ""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-REDRAW_SECONDS = 0.1
+REDRAW_SECONDS: Final = 0.1
 
 
 class ProgressLine:
@@ -29,6 +32,8 @@ class ProgressLine:
             console=Console(file=sys.stderr),
             auto_refresh=False,
             transient=True,
+            redirect_stdout=False,  # what a command prints must not land on standard error
+            redirect_stderr=False,
             disable=not sys.stderr.isatty(),
         )
         self._task = self._line.add_task(title, total=total, note="")
@@ -42,6 +47,13 @@ class ProgressLine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._line.stop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the line away while something else is printed."""
+        self._line.stop()
+        yield
+        self._line.start()
 
     def show(self, done: int, note: str = "") -> None:
         """So much is done."""

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import click
@@ -29,7 +29,7 @@ from svm_actors.cli.options import (
 from svm_actors.cli.output import common_options, output_of
 from svm_actors.explore.determinism import first_difference
 from svm_actors.explore.failure import Failure
-from svm_actors.explore.run import Backend, Run
+from svm_actors.explore.run import Run
 from svm_actors.explore.run import run as run_once
 from svm_actors.explore.subject import Subject
 from svm_actors.explore.targets import resolve, subject_named
@@ -58,15 +58,12 @@ PACKAGE_PARENT: Final = Path(svm_actors.__file__).parent.parent
 @click.pass_context
 def run(
     context: click.Context,
+    /,
     script: str,
-    seed: str,
-    strategy: str,
-    bugs: tuple[str, ...],
     trace: str | None,
-    backend: Backend,
-    race_timers: bool,
     check_determinism: bool,
     failures: str,
+    **options: Any,
 ) -> None:
     """Run a scenario script once.
 
@@ -75,31 +72,19 @@ def run(
     """
     output = output_of(context)
     subject = _subject(script)
-
-    def once() -> Run:
-        return run_once(
-            subject,
-            seed=seed,
-            strategy=strategy,
-            bugs=bugs,
-            backend=backend,
-            race_timers=race_timers,
-            record=trace is not None or check_determinism,
-        )
-
-    result = once()
+    options["record"] = trace is not None or check_determinism
+    result = run_once(subject, **options)
     write_trace(trace, result.trace)
     if check_determinism:
-        result = attrs.evolve(result, failure=_difference(result, once(), context) or result.failure)
+        difference = _difference(result, run_once(subject, **options), context)
+        result = attrs.evolve(result, failure=difference or result.failure)
     if result.failure is None:
         same = "; twice here and once in another process: the same trace" if check_determinism else ""
         output.say(f"HELD: {subject.name}, {result.steps} steps, {result.virtual_time} ns virtual time{same}")
-    else:
-        origin = Origin(subject.name, seed, str(result.settings), bugs)
-        report_failure(output, result.failure, origin, result.token, failures)
-    token = None if result.failure is None else result.token
-    code = exits.HELD if result.failure is None else exits.of_failures([result.failure], bugs)
-    output.finish(context, code, **run_json(result), token=token)
+        output.finish(context, exits.HELD, **run_json(result), token=None)
+    origin = Origin(subject.name, result.seed, str(result.settings), result.bugs)
+    report_failure(output, result.failure, origin, result.token, failures)
+    output.finish(context, exits.of_failures([result.failure], result.bugs), **run_json(result), token=result.token)
 
 
 def _subject(name: str) -> Subject:

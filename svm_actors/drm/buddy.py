@@ -1,171 +1,225 @@
-"""drm_buddy: device memory in power-of-two blocks (pagemap section 3, contiguous buffers).
+"""drm_buddy: device memory in power-of-two blocks (pagemap section 3; conformance catalogue
+drm_sched_kunit, section 3).
 
 Blocks are aligned to their size.  Freed blocks merge with their buddy as far as they go, and the block
 freed last is handed out first, so that a stale device address meets its new owner soon.
 
-Simplified: no ranges or bias, no split into cleared and dirty blocks (every buffer is cleared by a job),
-and no list of blocks per buffer other than the one returned.  Sizes are pages, starts are page indices
-from the beginning of the region.  Nothing here is an op: the driver announces ``alloc`` or ``free``.
+Two ways to ask: :meth:`Buddy.alloc` for what a driver of this model wants, and :meth:`Buddy.alloc_blocks`
+with everything the kernel's function takes: a window, a smallest block, from the top, contiguous, cleared.
+
+Simplified: the unit is the page (the kernel's chunk), and starts are page indices from the beginning of
+the region.  When no single block is large enough for a contiguous request the kernel looks around free
+blocks of half the size; here every run of free neighbours will do, so it never fails where the kernel
+succeeds.  Nothing here is an op: the driver announces ``alloc`` or ``free``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import enum
 
+from svm_actors.drm.buddy_free import Block, FreeBlocks, decompose
 from svm_actors.engine.errors import EINVAL, ENOSPC, PropertyFailed
 
+__all__ = ["MAX_ORDER", "Block", "Buddy", "BuddyFlags"]
 
-class Block(NamedTuple):
-    """``2**order`` pages, aligned to that."""
+MAX_ORDER = 51
+"""DRM_BUDDY_MAX_ORDER: half of a 64-bit byte address space, in pages of 4 KiB."""
 
-    start: int
-    """First page."""
-    order: int
-    """Size as a power of two."""
 
-    @property
-    def npages(self) -> int:
-        """Size in pages."""
-        return 1 << self.order
+class BuddyFlags(enum.Flag):
+    """How to allocate."""
 
-    @property
-    def end(self) -> int:
-        """One past the last page."""
-        return self.start + (1 << self.order)
+    NONE = 0
+    RANGE = enum.auto()
+    """Blocks lie inside the window [start, end)."""
+    TOPDOWN = enum.auto()
+    """Prefer high addresses; has no effect together with RANGE."""
+    CONTIGUOUS = enum.auto()
+    """One run of pages."""
+    CLEAR = enum.auto()
+    """Prefer blocks known to be zero; without it they are spared."""
+    TRIM_DISABLE = enum.auto()
+    """Keep what rounding up added."""
 
 
 class Buddy:
     """The allocator of one region of ``npages``; a size that is no power of two is several roots."""
 
     def __init__(self, npages: int) -> None:
-        if npages <= 0:
+        if not 0 < npages < 2 << MAX_ORDER:
             raise EINVAL
         self.npages = npages
-        self._free: list[dict[int, None]] = [{} for _ in range(npages.bit_length())]
-        """Starts of free blocks by order; a dict is used as a stack that anything can be taken out of."""
-        self._used: dict[int, int] = {}
-        """Allocated blocks: start to order."""
-        self._available = npages
-        for root in _decompose(0, npages):
-            self._free[root.order][root.start] = None
+        self._free = FreeBlocks(decompose(0, npages))
+        self._used: dict[int, Block] = {}
+        """Allocated blocks by start."""
+
+    @property
+    def max_order(self) -> int:
+        """Order of the largest root."""
+        return self._free.max_order
 
     # -- allocation --------------------------------------------------------------------
 
     def alloc(self, npages: int, contiguous: bool = True) -> list[Block]:
         """Blocks of exactly ``npages`` pages in all, ascending when contiguous.  -ENOSPC, -EINVAL for none."""
-        if npages <= 0:
-            raise EINVAL
-        if npages > self._available:
+        if npages > self._free.pages:
             raise ENOSPC
-        blocks = self._contiguous(npages) if contiguous else self._scattered(npages)
-        for block in blocks:
-            self._used[block.start] = block.order
-        self._available -= npages
-        return blocks
+        return self.alloc_blocks(npages, flags=BuddyFlags.CONTIGUOUS if contiguous else BuddyFlags.NONE)
 
-    def free(self, blocks: list[Block]) -> None:
-        """Give blocks back, exactly once (RULE-41); they merge with free neighbours."""
-        for start, order in blocks:
-            if self._used.get(start) != order:
-                raise PropertyFailed("lifetime", "RULE-41", f"block {start:#x}, order {order}, is freed but not in use")
-            del self._used[start]
-            self._available += 1 << order
-            self._merge(start, order)
+    def alloc_blocks(
+        self,
+        npages: int,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        min_block: int = 1,
+        flags: BuddyFlags = BuddyFlags.NONE,
+    ) -> list[Block]:
+        """drm_buddy_alloc_blocks: ``npages`` in blocks of at least ``min_block`` pages, largest first.
 
-    def _contiguous(self, npages: int) -> list[Block]:
-        order = (npages - 1).bit_length()
-        start = self._carve(order)
-        if start is not None:
-            return self._trim(Block(start, order), npages)
-        # As the kernel does when no block is large enough: neighbours that are free together will do.
-        return self._neighbours(npages)
+        A window that the request fills exactly is taken as it is.  -EINVAL; -ENOSPC, with nothing taken.
+        """
+        end = self.npages if end is None else end
+        if npages <= 0 or min_block.bit_count() != 1 or end > self.npages or start + npages > self.npages:
+            raise EINVAL
+        if start + npages == end:
+            if (start | end) & (min_block - 1):
+                raise EINVAL
+            return self._book(self._exactly(start, end))
+        rounded = _round_up(npages, min_block)
+        smallest = min_block
+        if BuddyFlags.CONTIGUOUS in flags:
+            rounded = smallest = max(rounded, 1 << (npages - 1).bit_length())
+        harder = BuddyFlags.CONTIGUOUS in flags and BuddyFlags.RANGE not in flags
+        if rounded.bit_length() - 1 > self.max_order or rounded > self.npages:
+            if not harder:
+                raise EINVAL
+            return self._book(self._neighbours(npages, min_block))
+        try:
+            blocks = self._collect(rounded, smallest.bit_length() - 1, start, end, flags)
+        except ENOSPC:
+            if not harder:
+                raise
+            return self._book(self._neighbours(npages, min_block))
+        if npages < rounded and BuddyFlags.TRIM_DISABLE not in flags:
+            blocks += self._trim(blocks.pop(), rounded - npages)
+        return self._book(blocks)
 
-    def _scattered(self, npages: int) -> list[Block]:
-        """Largest blocks first; the caller made sure that enough pages are free."""
+    def _collect(self, npages: int, min_order: int, start: int, end: int, flags: BuddyFlags) -> list[Block]:
+        """Largest blocks first; when none of the smallest size is left, merge by force."""
         blocks: list[Block] = []
-        order = npages.bit_length() - 1
+        order = self.max_order
         while npages:
             order = min(order, npages.bit_length() - 1)
-            start = self._carve(order)
-            if start is None:
+            block = self._pick(order, start, end, flags)
+            if block is None and order > min_order:
                 order -= 1
                 continue
-            blocks.append(Block(start, order))
-            npages -= 1 << order
+            if block is None and self._free.cleared_pages and self._free.force_merge(start, end, min_order):
+                block = self._pick(order, start, end, flags)
+            if block is None:
+                for taken in blocks:
+                    self._free.give(taken)
+                raise ENOSPC
+            blocks.append(block)
+            npages -= block.npages
         return blocks
 
-    def _carve(self, order: int) -> int | None:
-        """Take a block of exactly this order, splitting the smallest one that is large enough."""
-        for larger in range(order, len(self._free)):
-            if self._free[larger]:
-                start, _ = self._free[larger].popitem()
-                for half in range(larger - 1, order - 1, -1):
-                    self._free[half][start + (1 << half)] = None
-                return start
-        return None
+    def _pick(self, order: int, start: int, end: int, flags: BuddyFlags) -> Block | None:
+        cleared = BuddyFlags.CLEAR in flags
+        if BuddyFlags.RANGE in flags:
+            return self._free.pick_inside(start, end, order, cleared)
+        return self._free.pick(order, cleared, BuddyFlags.TOPDOWN in flags)
 
-    def _trim(self, block: Block, npages: int) -> list[Block]:
-        """Keep the first ``npages`` of a block, free the rest."""
-        kept = _decompose(block.start, npages)
-        for rest in _decompose_up(block.start + npages, block.end):
-            self._free[rest.order][rest.start] = None
-        return kept
+    def _exactly(self, start: int, end: int) -> list[Block]:
+        """All pages of [start, end), in the blocks they are free in.  -ENOSPC when one is not."""
+        covering = []
+        page = start
+        while page < end:
+            block = self._free.containing(page)
+            if block is None:
+                raise ENOSPC
+            covering.append(block)
+            page = block.end
+        return [
+            part for block in covering for part in self._free.cut(block, max(start, block.start), min(end, block.end))
+        ]
 
-    def _neighbours(self, npages: int) -> list[Block]:
-        """The lowest run of adjacent free blocks that is long enough, cut to size.  -ENOSPC."""
-        run: list[Block] = []
-        length = 0
-        for block in self.free_blocks():
-            if run and run[-1].end != block.start:
-                run, length = [], 0
-            run.append(block)
-            length += block.npages
-            if length >= npages:
-                for member in run:
-                    del self._free[member.order][member.start]
-                last = run.pop()
-                return run + self._trim(last, npages - (length - last.npages))
+    def _neighbours(self, npages: int, alignment: int) -> list[Block]:
+        """The lowest run of free pages that is long enough, cut to size (B4: no buddies needed).  -ENOSPC."""
+        for start, end in self._free.runs():
+            first = _round_up(start, alignment)
+            if first + npages <= end:
+                return self._exactly(first, first + npages)
         raise ENOSPC
 
-    def _merge(self, start: int, order: int) -> None:
-        # A root stops here too: where its buddy would be there are only smaller roots, or nothing.
-        while (buddy := start ^ (1 << order)) in self._free[order]:
-            del self._free[order][buddy]
-            start = min(start, buddy)
-            order += 1
-        self._free[order][start] = None
+    def _trim(self, block: Block, excess: int) -> list[Block]:
+        """Keep the beginning of a block just taken, free its last ``excess`` pages."""
+        self._free.add(block)
+        return self._free.cut(block, block.start, block.end - excess)
+
+    def _book(self, blocks: list[Block]) -> list[Block]:
+        for block in blocks:
+            self._used[block.start] = block
+        return blocks
+
+    # -- giving back -------------------------------------------------------------------
+
+    def free(self, blocks: list[Block], cleared: bool = False) -> None:
+        """Give blocks back, exactly once (RULE-41), zeroed by the caller or not; they merge with free neighbours."""
+        for block in blocks:
+            self._free.give(self._unbook(block)._replace(cleared=cleared))
+
+    def trim(self, block: Block, npages: int) -> list[Block]:
+        """drm_buddy_block_trim: keep the first ``npages`` of an allocated block, free the rest.  -EINVAL."""
+        if not 0 < npages <= block.npages:
+            raise EINVAL
+        kept = self._unbook(block)
+        for rest in decompose(kept.start + npages, kept.end):
+            self._free.give(rest._replace(cleared=kept.cleared))
+        return self._book([part._replace(cleared=kept.cleared) for part in decompose(kept.start, kept.start + npages)])
+
+    def _unbook(self, block: Block) -> Block:
+        used = self._used.get(block.start)
+        if used is None or used.order != block.order:
+            raise PropertyFailed(
+                "lifetime", "RULE-41", f"block {block.start:#x}, order {block.order}, is freed but not in use"
+            )
+        return self._used.pop(block.start)
+
+    def reset_clear(self, cleared: bool) -> None:
+        """drm_buddy_reset_clear: all free memory is zero now, or none of it is (after suspend)."""
+        for block in self._free.blocks(not cleared):
+            self._free.take(block)
+            self._free.give(block._replace(cleared=cleared))
+
+    def fini(self) -> None:
+        """drm_buddy_fini: every root is whole again; blocks still in use are a leak (RULE-41)."""
+        if self._used:
+            raise PropertyFailed("lifetime", "RULE-41", f"{len(self._used)} blocks are in use when the region ends")
+        for root in self._free.roots:
+            self._free.force_merge(root.start, root.end, root.order)
 
     # -- views -------------------------------------------------------------------------
 
+    @property
+    def cleared_pages(self) -> int:
+        """Free pages known to be zero."""
+        return self._free.cleared_pages
+
     def free_blocks(self) -> list[Block]:
         """Free blocks in address order."""
-        return sorted(Block(start, order) for order, starts in enumerate(self._free) for start in starts)
+        return self._free.blocks()
 
     def used_blocks(self) -> list[Block]:
         """Allocated blocks in address order."""
-        return sorted(Block(start, order) for start, order in self._used.items())
+        return [self._used[start] for start in sorted(self._used)]
 
     def statistics(self) -> dict[str, int]:
         """Pages free and in use, and the number of blocks in use; ``used`` is 0 at teardown."""
-        return {"free": self._available, "used": self.npages - self._available, "blocks": len(self._used)}
+        free = self._free.pages
+        return {"free": free, "used": self.npages - free, "blocks": len(self._used)}
 
 
-def _decompose(start: int, npages: int) -> list[Block]:
-    """``npages`` from a start aligned for them, as blocks of falling size."""
-    blocks = []
-    while npages:
-        order = npages.bit_length() - 1
-        blocks.append(Block(start, order))
-        start += 1 << order
-        npages -= 1 << order
-    return blocks
-
-
-def _decompose_up(start: int, end: int) -> list[Block]:
-    """[start, end) as blocks of rising size; ``end`` is aligned for the largest."""
-    blocks = []
-    while start < end:
-        order = (start & -start).bit_length() - 1
-        blocks.append(Block(start, order))
-        start += 1 << order
-    return blocks
+def _round_up(value: int, alignment: int) -> int:
+    return -(-value // alignment) * alignment

@@ -202,6 +202,8 @@ class DrmGpusvm(DrmGpusvmPlacement):
 
     async def silence(self, notifier: GpusvmNotifier) -> None:
         """SVM-R50: no callback may run while ranges are taken away (SVM-B46)."""
+        if self.notifier_lock.holders():
+            self.engine.count("SVM-R50")
         await self.core.call(IntervalNotifierRemove(notifier.interval))
         notifier.removed = True
 

@@ -201,18 +201,25 @@ class DrmGpusvmPages(DrmGpusvmBase):
     # -- the map phase ---------------------------------------------------------------
 
     async def _map(self, pages: GpusvmPages, walk: HmmRange, ctx: GpusvmCtx) -> bool:
-        """Steps 7 to 9; False asks for another walk.  The array is allocated without the lock, and all
-        checks are made again afterwards (RULE-24)."""
+        """Steps 7 to 9; False asks for another walk.
+
+        SVM-R31: the array is allocated without the lock, which an event may use; so all checks are made
+        again afterwards (RULE-24, SVM-B57).
+        """
+        allocated = False
         while True:
             async with self.notifier_lock.reading():
                 if self.is_unmapped(pages):
                     raise EFAULT
                 if self.walk_is_stale(walk):
+                    if allocated:
+                        self.engine.count("SVM-R31")
                     return False
                 if pages.array is not None:
                     return await self._map_all(pages, walk, ctx)
             await self.might_reclaim("dma_addr")
             pages.array = AddressArray()
+            allocated = True
 
     def is_unmapped(self, pages: GpusvmPages) -> bool:
         """SVM-R01, SVM-R04: the memory behind the range was unmapped; its pages are gone (SVM-B36)."""
@@ -297,6 +304,8 @@ class DrmGpusvmPages(DrmGpusvmBase):
 
     def undo_mapping(self, pages: GpusvmPages) -> None:
         """SVM-R43: the flag is published only at the end, so force it before unmapping (SVM-B01)."""
+        if pages.entries:
+            self.engine.count("SVM-R43")
         pages.flags = pages.flags._replace(has_dma_mapping=True)
         self._unmap(pages)
         pages.entries.clear()

@@ -183,7 +183,10 @@ class DrmPagemap(Actor):
                 message.mm.mmap_lock.release()
 
     async def _evict_to_ram(self, message: EvictToRam) -> None:
-        await self.evict_passes.run(message.devmem)
+        devmem = message.devmem
+        await self.evict_passes.run(devmem)
+        if not devmem.detached.done:
+            raise PropertyFailed("eviction", "RULE-48", f"{devmem.name} counts as evicted with device pages in use")
 
     async def _migrate_to_ram(self, message: MigrateToRam) -> None:
         await self.to_ram.run(message.fault)

@@ -4,6 +4,10 @@ Locks of one class (``mmap_lock``, ``notifier_lock`` ...) are ordered as a class
 own checker: an inversion is reported even when this run did not deadlock, with the place where each
 of the two orders was first seen.  A trylock cannot wait, so it adds no edge; but what is acquired
 while it is held counts.
+
+Two different locks of one class may nest without a word: what order they need is their user's business.
+For ww mutexes that order is the acquire context, and :meth:`LockDep.waiting_ww` asks for it.
+Waiting for a fence is ordered like a lock, see :mod:`svm_actors.engine.signalling`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,12 @@ from svm_actors.engine.errors import PropertyFailed
 
 if TYPE_CHECKING:
     from svm_actors.engine.locks import Lock
+    from svm_actors.engine.signalling import LockMap
     from svm_actors.engine.task import Task, Thread
+    from svm_actors.engine.ww_mutex import WwCtx, WwMutex
+
+FENCE_MAP = "dma_fence_map"
+"""The class that stands for a fence: waiting for one acquires it, a signalling section holds it."""
 
 
 class LockDep:
@@ -24,26 +33,48 @@ class LockDep:
     def __init__(self) -> None:
         self.after: dict[str, dict[str, str]] = {}
         """``after[a][b]``: where b was first taken with a held."""
+        self.fence_map: LockMap | None = None
+        """The pretended lock of that class, once there is a signalling section."""
 
     def waiting(self, task: Task, lock: Lock) -> None:
         """``task`` is about to wait for ``lock``: learn the edges, report an inversion."""
         inner = lock.lock_class
         for held in task.thread.held:
             outer = held.lock_class
-            if outer == inner:
-                if held is lock:
-                    raise PropertyFailed("lockdep", "INV-24", f"{task.id} takes {lock.name} twice")
+            if outer != inner:
+                known = self.after.get(outer)
+                if known is None or inner not in known:
+                    self.order(task, outer, inner)
+            elif held is lock:
+                raise PropertyFailed("lockdep", "INV-24", f"{task.id} takes {lock.name} twice")
+
+    def waiting_ww(self, task: Task, lock: WwMutex, context: WwCtx | None) -> None:
+        """The same for a ww mutex.  With another one of its class held, only the acquire context that
+        holds it too keeps the two from deadlock (fences_and_scheduler 4.1); one got by trylock is exempt."""
+        for held in task.thread.held:
+            if held is lock or held.lock_class != lock.lock_class or not hasattr(held, "context"):
                 continue
-            edges = self.after.setdefault(outer, {})
-            if inner in edges:
-                continue
-            chain = self._path(inner, outer)
-            if chain:
-                seen = "; ".join(f"{b} after {a} at {self.after[a][b]}" for a, b in chain)
-                raise PropertyFailed(
-                    "lockdep", "INV-24", f"{task.id} takes {inner} while holding {outer}, but elsewhere: {seen}"
-                )
-            edges[inner] = task.id
+            if context is None or not (held.context is context or getattr(held, "tried", False)):
+                text = f"{task.id} takes {lock.name} while holding {held.name}, and not in one acquire context"
+                raise PropertyFailed("lockdep", "INV-FEN-05", text)
+        self.waiting(task, lock)
+
+    def order(self, task: Task, outer: str, inner: str) -> None:
+        """Learn that ``inner`` is waited for with ``outer`` held; report it if the reverse is known."""
+        edges = self.after.setdefault(outer, {})
+        if inner in edges:
+            return
+        chain = self._path(inner, outer)
+        if chain:
+            self._inversion(task, outer, inner, chain)
+        edges[inner] = task.id
+
+    def _inversion(self, task: Task, outer: str, inner: str, chain: list[tuple[str, str]]) -> None:
+        seen = "; ".join(f"{b} after {a} at {self.after[a][b]}" for a, b in chain)
+        text = f"{task.id} takes {inner} while holding {outer}, but elsewhere: {seen}"
+        if FENCE_MAP in (outer, inner) or any(FENCE_MAP in edge for edge in chain):
+            raise PropertyFailed("signalling", "INV-FEN-03", text)
+        raise PropertyFailed("lockdep", "INV-24", text)
 
     def declare(self, *classes: str) -> None:
         """Fix an order, outermost first, before any run has shown it."""

@@ -22,7 +22,7 @@ class Thread:
     thread.  Locks belong to threads, never to tasks.
     """
 
-    __slots__ = ("held", "name", "owner")
+    __slots__ = ("held", "name", "owner", "signal")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,6 +30,8 @@ class Thread:
         """Locks held, oldest first, each with its mode (``r`` or ``w``)."""
         self.owner: Task | None = None
         """The task this thread was made for; it may not end while the thread holds a lock."""
+        self.signal = False
+        """A signal is pending: interruptible sleeps end (:mod:`svm_actors.engine.signals`)."""
 
 
 class Task:

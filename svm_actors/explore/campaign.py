@@ -17,7 +17,7 @@ from typing import Final, Literal
 import attrs
 
 from svm_actors.explore.failure import Failure
-from svm_actors.explore.plan import Mix, Plan, Source, mix_of
+from svm_actors.explore.plan import Mix, Plan, Source, mix_of, resolved
 from svm_actors.explore.pool import Call, Pool, WorkersDied
 from svm_actors.explore.settings import STEP_BUDGET, Settings, check_bugs, check_strategy
 from svm_actors.explore.store import Store
@@ -108,11 +108,18 @@ class Campaign:
         return self.runs > 0 and not self.findings
 
     @property
+    def complete(self) -> bool:
+        """True when it came to the end it was given."""
+        if self.limit is not None:
+            return self.runs >= self.limit
+        return self.stopped_by in ("time", "failure")
+
+    @property
     def verdict(self) -> Literal["held", "failed", "none"]:
-        """``none`` when nothing was run, or when all that went wrong is that a step budget was spent."""
+        """``none`` when it was cut short, or when all that went wrong is that step budgets were spent."""
         if any(finding.failure.kind != "budget" for finding in self.failures):
             return "failed"
-        return "held" if self.ok else "none"
+        return "held" if self.ok and self.complete else "none"
 
     def add(self, batch: Batch) -> list[Finding]:
         """Book a batch; answers the findings that are new."""
@@ -167,7 +174,7 @@ def fuzz(
     check_bugs(planted)
     sources = (targets,) if isinstance(targets, str) or not isinstance(targets, Iterable) else tuple(targets)
     settings = Settings(strategy, race_timers, step_budget)
-    plan = Plan(sources, str(seed), settings, planted, stop_at_failure, check_determinism)
+    plan = resolved(Plan(sources, str(seed), settings, planted, stop_at_failure, check_determinism))
     if executions is None and seconds is None:
         executions, seconds = EXECUTIONS, SECONDS
     driver = _Driver(mix_of(plan), Campaign(plan, executions), seconds, on_failure, progress)

@@ -15,6 +15,7 @@ from svm_actors.explore.determinism import digest
 from svm_actors.explore.settings import Settings
 from svm_actors.explore.subject import Scenario, Subject
 from svm_actors.explore.targets import Target, resolve, subject_target
+from svm_actors.workload.formats import BadInput
 
 Source = str | Scenario | Subject
 """A target's name, or a coroutine function of the library's user."""
@@ -36,6 +37,8 @@ class Plan:
     """End the campaign with the first failing run."""
     check_determinism: bool = False
     """Make every run twice and compare the whole traces."""
+    key: str = ""
+    """Key of the mix it stands for, once that was resolved."""
 
 
 class Mix:
@@ -75,10 +78,22 @@ class Mix:
         return self.target(number).subject(number)
 
 
+def resolved(plan: Plan) -> Plan:
+    """The plan with the key of what its sources are now.  Raises UnknownTarget, BadInput or TypeError."""
+    return attrs.evolve(plan, key=Mix(plan).key)
+
+
 @lru_cache(maxsize=4)
 def mix_of(plan: Plan) -> Mix:
-    """The plan's mix, resolved once per process.  Raises UnknownTarget, BadInput or TypeError."""
-    return Mix(plan)
+    """The mix of a resolved plan, made once per process.
+
+    BadInput when a file is not any more what it was when the plan was resolved.
+    """
+    mix = Mix(plan)
+    if mix.key != plan.key:
+        names = " ".join(target.name for target in mix.targets)
+        raise BadInput(names, 0, "the content the campaign began with", "other content")
+    return mix
 
 
 def rotation(weights: list[int]) -> list[int]:

@@ -203,6 +203,22 @@ def execute(
     error = _outcome(home, body)
     if error is None and isinstance(chooser, Replay):
         error = _outcome_of(chooser.check_finished)
+    elapsed = time.perf_counter() - begin
+    return _result(subject, settings, seed, bugs, backend, engine, error, elapsed)
+
+
+def _result(
+    subject: Subject,
+    settings: Settings,
+    seed: str,
+    bugs: tuple[str, ...],
+    backend: Backend,
+    engine: Engine,
+    error: BaseException | None,
+    elapsed: float,
+) -> Run:
+    """The run as plain data."""
+    recorded = isinstance(engine.timeline, list)
     return Run(
         subject=subject,
         settings=settings,
@@ -215,9 +231,9 @@ def execute(
         counters=dict(sorted(engine.counters.items())),
         tape=tuple(engine.tape),
         arity=tuple(engine.arity),
-        trace=tuple(engine.trace()) if record else None,
-        trace_digest=trace_digest(engine) if digest or record else "",
-        elapsed=time.perf_counter() - begin,
+        trace=tuple(engine.trace()) if recorded else None,
+        trace_digest=trace_digest(engine) if recorded or isinstance(engine.timeline, TraceDigest) else "",
+        elapsed=elapsed,
     )
 
 

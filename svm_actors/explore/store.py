@@ -202,4 +202,5 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: expected a store of svm-actors, or a place for a new one: {error}") from None
+            text = f"{self.path}: expected a store of svm-actors, or a place for a new one: {error}"
+            raise StoreError(text) from None

@@ -24,7 +24,7 @@ from svm_actors.gpu.bus import Bus
 from svm_actors.gpu.events import GpuAccess, TlbFilled
 from svm_actors.gpu.fault import Access, FaultQueue
 from svm_actors.gpu.page_table import GpuPageTable, GpuPte
-from svm_actors.gpu.program import AtomicAdd, GpuFault, Instruction, Load, Result, Store, check
+from svm_actors.gpu.program import AtomicAdd, GpuFault, GpuStuck, Instruction, Load, Result, Store, check
 from svm_actors.gpu.tlb import Tlb
 from svm_actors.mm.folio import Folio
 
@@ -53,6 +53,10 @@ class ComputeEngine:
         self.faults = faults
         self.atomics_on_system = atomics_on_system
         """Atomics work on memory outside this GPU."""
+        self.replay_limit: int | None = None
+        """Replays of one instruction after which the program is given up; None replays for ever, as real
+        hardware does.  A driver that acknowledges what it did not cure (SVM-S06, SVM-S07) loops through
+        here, and a campaign about something else can bound that without changing the driver."""
         self.page_tables: dict[int, GpuPageTable] = {}
         """Page tables by address space."""
 
@@ -69,7 +73,8 @@ class ComputeEngine:
     async def run(self, asid: int, program: Sequence[Instruction]) -> list[Result]:
         """Run a program; one result per instruction done.  -EINVAL before anything is done.
 
-        A refused fault ends the program with :class:`GpuFault` as its last result.
+        A refused fault ends the program with :class:`GpuFault` as its last result, a program given up
+        (:attr:`replay_limit`) with :class:`GpuStuck`.
         """
         for instruction in program:
             check(instruction)
@@ -77,13 +82,14 @@ class ComputeEngine:
         for instruction in program:
             result = await self._execute(asid, instruction)
             results.append(result)
-            if type(result) is GpuFault:
+            if type(result) is GpuFault or type(result) is GpuStuck:
                 break
         return results
 
     async def _execute(self, asid: int, instruction: Instruction) -> Result:
         engine, tlb, vpn = self.engine, self.tlb, instruction.vpn
         kind, access = _ACCESS[type(instruction)]
+        replays = 0
         while True:
             pte = tlb.lookup(asid, vpn)
             if pte is not None and self._permits(pte, access):
@@ -93,16 +99,22 @@ class ComputeEngine:
                     return self._access(asid, pte, instruction)
                 continue
             errno = await self._translate(asid, vpn, access)
+            if errno is None:
+                continue
             if errno:
                 return GpuFault(errno)
+            replays += 1
+            if replays == self.replay_limit:
+                engine.count("gpu.stuck")
+                return GpuStuck(replays)
 
     # -- translation -----------------------------------------------------------------
 
-    async def _translate(self, asid: int, vpn: int, access: Access) -> int:
-        """Walk, or fault; answers the errno of a refused fault, 0 to look again."""
+    async def _translate(self, asid: int, vpn: int, access: Access) -> int | None:
+        """Walk, or fault; answers what the fault was acknowledged with, None when there was none."""
         await self.engine.step("tlb_fill", self.tlb, vpn)
         if self._walk(asid, vpn, access):
-            return 0
+            return None
         errno = await self.faults.report(asid, vpn, access)
         if not errno:
             self.engine.count("gpu.replay")

@@ -58,7 +58,14 @@ class GpuFault(NamedTuple):
     """What the driver answered."""
 
 
-Result = bytes | int | None | GpuFault
+class GpuStuck(NamedTuple):
+    """Last result of a program that was given up: every fault was acknowledged, and none was cured."""
+
+    replays: int
+    """How often the instruction was replayed."""
+
+
+Result = bytes | int | None | GpuFault | GpuStuck
 
 
 def check(instruction: Instruction) -> None:

@@ -71,6 +71,7 @@ def campaign_json(campaign: Campaign) -> dict[str, Any]:
     plan, counters = campaign.plan, campaign.counters
     return {
         "ok": campaign.ok,
+        "verdict": campaign.verdict,
         "seed": plan.seed,
         "strategy": str(plan.settings),
         "bugs": list(plan.bugs),

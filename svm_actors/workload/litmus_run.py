@@ -18,6 +18,7 @@ from svm_actors.engine.errors import EngineError, KernelError, PropertyFailed
 from svm_actors.engine.task import Task, Thread
 from svm_actors.mirror.device import MirrorDevice
 from svm_actors.mirror.messages import CommandResult
+from svm_actors.mirror.watchful import WatchfulDevice
 from svm_actors.mm.constants import RW
 from svm_actors.mm.content import ZERO, Content
 from svm_actors.mm.messages import SIGBUS, SIGSEGV
@@ -75,7 +76,7 @@ class LitmusRun:
         litmus: Litmus,
         chooser: Chooser,
         *,
-        device_class: type[MirrorDevice] = MirrorDevice,
+        device_class: type[MirrorDevice] = WatchfulDevice,
         record: bool = False,
     ) -> None:
         self.litmus = litmus

@@ -265,13 +265,19 @@ class ReplayRun:
 
     async def _start_gpu(self, nursery: Nursery, space: Space) -> None:
         gpu = self.world.gpu(self.world.choose(self.world.config.gpus, "which GPU"))
-        chunks = BIG_CHUNKS if self.world.choose(BIG_SHARE, "2 MiB ranges") == 1 else SMALL_CHUNKS
         try:
-            vm = await gpu.create_vm(space.process, chunk_pages=chunks)
+            vm = await gpu.create_vm(space.process, chunk_pages=self._chunk_pages())
         except KernelError:  # the process is gone
             self.world.engine.count("replay.vm_refused")
             return
         nursery.start_soon(self._gpu, vm, space, name="gpu")
+
+    def _chunk_pages(self) -> tuple[int, ...]:
+        """Sizes of GPU ranges.  Single pages where the window changes protections: when a part of a range does,
+        7.3.4 retries its next fault without end (SVM-S01), and so does the model."""
+        if any(isinstance(step.action, Mprotect) for step in self.window.steps):
+            return (1,)
+        return BIG_CHUNKS if self.world.choose(BIG_SHARE, "2 MiB ranges") == 1 else SMALL_CHUNKS
 
     async def _gpu(self, vm: GpuVm, space: Space) -> None:
         """Follow the calls with loads, stores and atomics; now and then with memory pressure."""

@@ -48,7 +48,7 @@ class XeParts:
     gpusvm: type[DrmGpusvm] = DrmGpusvm
     """drm_gpusvm."""
     svm: type[XeSvm] = XeSvm
-    """Callbacks and fault helpers."""
+    """Callbacks and the steps of a fault."""
     pt: type[XePt] = XePt
     """Page-table handling."""
     gc: type[GarbageCollector] = GarbageCollector

@@ -84,6 +84,7 @@ class GarbageCollector:
         return range_
 
     async def _collect(self, range_: XeSvmRange) -> None:
+        """SVM-R52: the whole range, however little of it was unmapped (SVM-B60)."""
         vm = self.vm
         try:
             await vm.pt.unbind_range(range_)

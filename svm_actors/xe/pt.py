@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.dma_buf.fence import Fence
-from svm_actors.engine.errors import EAGAIN
-from svm_actors.gpu.page_table import GpuPte
+from svm_actors.engine.errors import EAGAIN, PropertyFailed
+from svm_actors.gpu.address import Proto
+from svm_actors.gpu.page_table import GpuPageTable, GpuPte
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.xe.pt_update import UpdatePageTable, write_entries
 from svm_actors.xe.svm_range import TILE, XeSvmRange
@@ -33,7 +34,15 @@ class XePt:
         self.vm = vm
         self.engine = vm.engine
         self.device = vm.device
-        self.table = vm.page_table
+        self.freed = False
+        """VM close has freed the page tables."""
+
+    @property
+    def table(self) -> GpuPageTable:
+        """The page table; touching it after close freed it is a use after free (SVM-R22)."""
+        if self.freed:
+            raise PropertyFailed("lifetime", "SVM-R22", f"page tables of {self.vm.name} are used after they were freed")
+        return self.vm.page_table
 
     # -- bind ------------------------------------------------------------------------
 
@@ -75,6 +84,8 @@ class XePt:
         if not self.vm.svm.gpusvm.pages_valid(range_.pages):
             self.engine.count("SVM-R02")
             self.engine.count("SVM-R49")
+            if any(page.addr.proto is Proto.VRAM for page in range_.pages.entries):
+                self.engine.count("SVM-R12")
             raise EAGAIN
 
     def _may_use_cpu(self) -> bool:

@@ -1,7 +1,7 @@
 """xe_svm: gpusvm as one GPU VM uses it (gpusvm sections 5 and 6.2).
 
-Here are the callbacks of gpusvm, above all the invalidation I1 to I7, and the helpers that the fault
-loop (:mod:`svm_fault`) calls.  The order zap, TLB flush and wait, DMA unmap, return is what keeps the
+Here are the callbacks of gpusvm, above all the invalidation I1 to I7, and the steps that the fault
+loop (:mod:`svm_fault`) is made of.  The order zap, TLB flush and wait, DMA unmap, return is what keeps the
 GPU off pages the core MM is about to free (RULE-18, SVM-R51).
 """
 

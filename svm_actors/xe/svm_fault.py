@@ -105,6 +105,8 @@ class SvmFault:
             return False
         if self.devmem_only and range_.pages.dpagemap is not target:
             return False
+        if self.svm.gpusvm.notifier_lock.holders():
+            self.engine.count("SVM-R27")
         return not self._must_upgrade(range_)
 
     def _must_upgrade(self, range_: XeSvmRange) -> bool:

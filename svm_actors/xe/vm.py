@@ -225,6 +225,7 @@ class XeVm:
     def free_page_tables(self) -> None:
         """Step 12: the walker finds nothing from here on."""
         self.device.gpu.detach_vm(self.asid)
+        self.pt.freed = True
 
     async def _fini_svm(self) -> None:
         """Step 13, vm->lock held for write: unmap every range, then end the gpusvm."""

@@ -2,10 +2,10 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mm_rig import Rig
 
 from svm_actors.engine.errors import KernelError
 from svm_actors.mm.messages import Signal
-from mm_rig import Rig
 
 PAGES = 16
 page = st.integers(0, PAGES - 1)

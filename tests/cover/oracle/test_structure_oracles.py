@@ -8,7 +8,7 @@ from mm_rig import FIRST, Rig
 from svm_actors.engine.errors import PropertyFailed
 from svm_actors.mm.folio import Kind
 from svm_actors.mm.mmu_notifier import Event, InvalidateEnded, InvalidateReturned, InvalidateStarted, NotifierRange
-from svm_actors.mm.page_table import Entry, Pte
+from svm_actors.mm.page_table import Entry
 from svm_actors.oracle import attach
 from svm_actors.oracle.leaks import check_leaks
 from svm_actors.oracle.notifier import Invalidation
