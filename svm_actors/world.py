@@ -11,11 +11,14 @@ everything down and lets the oracles count what is left.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
+from svm_actors.engine.actor import Message
 from svm_actors.engine.engine import Engine
+from svm_actors.engine.errors import ESRCH
+from svm_actors.engine.locks import WaitQueue
 from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.task import Task
 from svm_actors.gpu.gpu import Gpu
@@ -33,6 +36,8 @@ from svm_actors.mm.page_alloc import PageAllocator
 from svm_actors.mm.shmem import FileObject
 from svm_actors.xe.device import XeDevice, XeDriver
 from svm_actors.xe.vm import XeVm
+
+T = TypeVar("T")
 
 VRAM_BASE_PFN = 1 << 36
 """Device pages are numbered from here on, one region of 2**28 pages per GPU."""
@@ -73,13 +78,19 @@ def protection(prot: str) -> Prot:
 
 
 class Process:
-    """A process: an address space and the system calls on it.  Any task may be its thread."""
+    """A process: an address space and the system calls on it.  Any task may be its thread.
+
+    Every call is made by a thread of the process, and a thread keeps the address space alive: an exit
+    waits until the calls under way have ended, and calls made after it answer -ESRCH.
+    """
 
     def __init__(self, world: World, mm: Mm) -> None:
         self.world = world
         self.mm = mm
         self.name = mm.name
         self.alive = True
+        self._calls = 0
+        self._threads_gone = WaitQueue(world.engine, f"{mm.name}.threads")
 
     async def mmap(
         self,
@@ -95,13 +106,13 @@ class Process:
     ) -> int:
         """Map memory; answers the address."""
         bits = protection(prot)
-        return await self.world.core.call(
+        return await self._call(
             m.Mmap(self.mm, addr, length, bits, shared, fixed, noreplace, file, offset)
         )
 
     async def munmap(self, addr: int, length: int) -> None:
         """Unmap memory."""
-        await self.world.core.call(m.Munmap(self.mm, addr, length))
+        await self._call(m.Munmap(self.mm, addr, length))
 
     async def mremap(
         self,
@@ -117,44 +128,61 @@ class Process:
         message = m.Mremap(
             self.mm, addr, old_length, new_length, maymove, to is not None, dontunmap, 0 if to is None else to
         )
-        return await self.world.core.call(message)
+        return await self._call(message)
 
     async def mprotect(self, addr: int, length: int, prot: str) -> None:
         """Change protection."""
-        await self.world.core.call(m.Mprotect(self.mm, addr, length, protection(prot)))
+        await self._call(m.Mprotect(self.mm, addr, length, protection(prot)))
 
     async def madvise(self, addr: int, length: int, advice: str) -> None:
         """Advise: ``dontneed``, ``free``, ``pageout`` ..."""
-        await self.world.core.call(m.Madvise(self.mm, addr, length, advice))
+        await self._call(m.Madvise(self.mm, addr, length, advice))
 
     async def brk(self, end: int) -> int:
         """Set the end of the heap; answers what it is now."""
-        return await self.world.core.call(m.Brk(self.mm, end))
+        return await self._call(m.Brk(self.mm, end))
 
     async def swap_out(self, addr: int, length: int) -> int:
         """Let reclaim take cold pages of a range; answers how many pages went."""
         start, end = addr >> PAGE_SHIFT, (addr + length + PAGE_SIZE - 1) >> PAGE_SHIFT
-        return await self.world.core.call(m.ReclaimPages(self.mm, start, end))
+        return await self._call(m.ReclaimPages(self.mm, start, end))
 
     async def read(self, addr: int, length: int = 1) -> bytes:
         """CPU load.  Raises SIGSEGV or SIGBUS."""
-        return await cpu_read(self.world.core, self.mm, addr, length)
+        return await self._as_thread(cpu_read(self.world.core, self.mm, addr, length))
 
     async def write(self, addr: int, data: bytes) -> None:
         """CPU store.  Raises SIGSEGV or SIGBUS."""
-        await cpu_write(self.world.core, self.mm, addr, data)
+        await self._as_thread(cpu_write(self.world.core, self.mm, addr, data))
 
     async def fork(self, name: str | None = None) -> Process:
         """A child with a copy of the address space.  -ENOMEM."""
         world = self.world
-        child = await world.core.call(m.Fork(self.mm, name or world.core.new_name(f"{self.name}.child")))
+        child = await self._call(m.Fork(self.mm, name or world.core.new_name(f"{self.name}.child")))
         return world.adopt(Process(world, child))
 
     async def exit(self) -> None:
         """The process ends: the last user of its mm goes, unless a GPU still holds one."""
         if self.alive:
             self.alive = False
+            if self._calls:
+                await self._threads_gone.wait_event(lambda: not self._calls)
             await self.mm.mmput()
+
+    async def _call(self, message: Message[T]) -> T:
+        return await self._as_thread(self.world.core.call(message))
+
+    async def _as_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        if not self.alive:
+            call.close()
+            raise ESRCH
+        self._calls += 1
+        try:
+            return await call
+        finally:
+            self._calls -= 1
+            if not self.alive:
+                self._threads_gone.wake_up()
 
 
 class GpuVm:

@@ -35,7 +35,7 @@ class Answer:
 @click.option(
     "--runs",
     type=click.IntRange(min=1),
-    default=2000,
+    default=10_000,
     show_default=True,
     metavar="N",
     help="Runs per program; fewer when every recorded outcome was reached before.",

@@ -150,9 +150,7 @@ class DrmGpuvmBase:
 
     def assert_gpuva_lock(self, obj: GemObject, doing: str) -> None:
         """drm_gem_gpuva_assert_lock_held."""
-        self.require(
-            self.gpuva_lock(obj).held_by_me(), "INV-VMB-05", f"{doing} without the gpuva lock of {obj.name}"
-        )
+        self.require(self.gpuva_lock(obj).held_by_me(), "INV-VMB-05", f"{doing} without the gpuva lock of {obj.name}")
 
     def require(self, holds: bool, rule: str, text: str) -> None:
         """What a driver must see to; PropertyFailed when it has not."""
@@ -220,6 +218,10 @@ class DrmGpuvmBase:
         first, last = self._applied
         if start < last and first < end:
             self.engine.count("VMB-R29")
+        return self.look_ops(start, end)
+
+    def look_ops(self, start: int, end: int) -> GpuvaOps:
+        """The same for operations that are only looked at."""
         return GpuvaOps(self, start, end, self.generation)
 
     def ops_are_current(self, op: Op) -> None:
@@ -228,15 +230,14 @@ class DrmGpuvmBase:
         Apply a list, or discard it, before asking for the next one.
         """
         owner = op.owner
-        self.require(
-            owner is None or owner.current, "VMB-R29", f"{op} comes from a list that is older than the tree"
-        )
+        self.require(owner is None or owner.current, "VMB-R29", f"{op} comes from a list that is older than the tree")
 
     def va_insert(self, va: DrmGpuva, op: Op | None = None) -> None:
         """drm_gpuva_insert, as part of ``op`` if given.  -EINVAL outside the VM, -EEXIST on overlap."""
         self._may_change(op)
         self.check_range(va.addr, va.range)
         self.tree.insert(va)
+        va.vm = self
         self.get()
         self._changed(op)
 

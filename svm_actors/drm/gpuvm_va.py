@@ -17,6 +17,7 @@ from sortedcontainers import SortedDict
 from svm_actors.engine.errors import EEXIST, PropertyFailed
 
 if TYPE_CHECKING:
+    from svm_actors.drm.gpuvm_base import DrmGpuvmBase
     from svm_actors.drm.gpuvm_bo import DrmGpuvmBo
     from svm_actors.drm.gpuvm_gem import GemObject
     from svm_actors.drm.gpuvm_ops import OpMap
@@ -44,6 +45,8 @@ class DrmGpuva:
         self.offset = offset
         """Where in the object ``addr`` lies."""
         self.flags = GpuvaFlags.NONE
+        self.vm: DrmGpuvmBase | None = None
+        """Where it was inserted last."""
         self.vm_bo: DrmGpuvmBo | None = None
         """Set while linked."""
 

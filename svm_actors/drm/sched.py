@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT, Fence
 from svm_actors.drm.sched_events import SchedEnded, SchedStarted
-from svm_actors.drm.sched_policy import SchedPolicy
+from svm_actors.drm.sched_policy import POLICIES, SchedPolicy
 from svm_actors.drm.sched_recovery import SchedRecovery
 from svm_actors.drm.sched_rq import RunQueue
 from svm_actors.drm.sched_timeout import SchedTimeout
@@ -86,6 +86,8 @@ class DrmSched:
         """Nothing new is begun."""
         self.parked = False
         """Nothing is begun, and what had been is over: set once a stop has waited for the workers."""
+        self.ending = False
+        """Being torn down: whoever recovers from a hang just now does not start it again."""
         self.ended = False
         """Torn down; the memory may still be there."""
         self.freed = False
@@ -98,7 +100,7 @@ class DrmSched:
         """Jobs nobody will ever free: pending when the scheduler ended, without ``cancel_job``."""
         self.job_scheduled = WaitQueue(engine, f"{name}.job_scheduled")
         """Woken whenever a job has been put on the hardware; who flushes an entity sleeps here."""
-        rule = policy.value()
+        rule = POLICIES[policy]()
         queues = list(Priority) if rule.priorities else [Priority.KERNEL]
         self.rqs = [self.rq_class(self, f"{name}.rq{priority.value}", rule) for priority in queues]
         self.own_submit_wq = submit_wq is None
@@ -303,8 +305,10 @@ class DrmSched:
     async def fini(self) -> None:
         """Tear it down.  Its entities should be gone by now; nothing of them runs any more.
 
-        Jobs on the hardware are cancelled if the driver can do that, else they are leaked.
+        Jobs on the hardware are cancelled if the driver can do that, else they are leaked.  A recovery that
+        is under way is waited for, but leaves the scheduler stopped (the kernel relies on its drivers for that).
         """
+        self.ending = True
         await self.recovery.wqueue_stop()
         await self._free_rqs()
         self.wake_flushers()
@@ -316,7 +320,8 @@ class DrmSched:
         self.ready = False
         self.ended = True
         self.leaked = list(self.pending)
-        self.engine.count("sched.leaked_jobs", len(self.leaked))
+        if self.leaked:
+            self.engine.count("sched.leaked_jobs", len(self.leaked))
         self.engine.emit(SchedEnded(self))
 
     async def _free_rqs(self) -> None:

@@ -82,6 +82,8 @@ class SchedEntity:
         self.stats = EntityStats()
         self._scheds: tuple[DrmSched, ...] = tuple(scheds)
         self._num_scheds = len(self._scheds)
+        self._settled = False
+        """The only scheduler there is was chosen: nothing is left to decide."""
         self._seqno = 0
         self._jobs = 0
         self._submission = Mutex(engine, f"{name}.submission", "sched_submission")
@@ -138,9 +140,10 @@ class SchedEntity:
     async def select_rq(self) -> None:
         """Bind the entity to the least loaded scheduler of its list, if it may move (FEN-R17)."""
         self.alive("a job is armed for")
-        if self._num_scheds == 1 or not await self.may_move():
+        if self._settled or not await self.may_move():
             return
         async with self.lock:
+            self._settled = self._num_scheds == 1
             best = self._least_loaded()
             if best is None:
                 return
@@ -186,9 +189,10 @@ class SchedEntity:
         async with self.lock:
             self._scheds = tuple(scheds)
             self._num_scheds = len(self._scheds)
+            self._settled = False
 
     async def set_priority(self, priority: Priority) -> None:
-        """From the next time its scheduler is chosen."""
+        """From the next time its scheduler is chosen: never, once the only one there is was."""
         async with self.lock:
             self.priority = priority
 
@@ -240,8 +244,8 @@ class SchedEntity:
         if self.guilt is not None and self.guilt.guilty:
             job.s_fence.finished.set_error(ECANCELED())
         await self.take_out(job)
-        rq = self.rq
         async with self.lock:
+            rq = self.rq
             assert rq is not None
             async with rq.lock:
                 rq.popped(self)

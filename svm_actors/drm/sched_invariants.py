@@ -196,18 +196,27 @@ class SchedInvariants:
     # -- moments -----------------------------------------------------------------------
 
     def at_rest(self) -> None:
-        """Nothing can run any more: no scheduler may have a job that could (INV-FEN-07, FEN-R15)."""
+        """No scheduler whose worker sleeps may have a job that could run (INV-FEN-07, FEN-R15).
+
+        Holds between any two ops, so a search may ask at any time.
+        """
         for sched in self.scheds:
             self._at_rest(sched)
 
     def _at_rest(self, sched: DrmSched) -> None:
-        if sched.pause_submit:
+        if sched.pause_submit or sched.work_free_job.busy:
             return
         job = next(iter(sched.pending), None)
         if job is not None and job.s_fence.finished.signaled:
             self._fail("INV-FEN-07", f"{job.name} is finished, but nobody frees it")
+        if not sched.work_run_job.busy:
+            self._forgotten(sched)
+
+    def _forgotten(self, sched: DrmSched) -> None:
         for rq in sched.rqs:
             for entity in rq.waiting():
+                if not rq.is_on(entity) or entity.freed:
+                    self._fail("INV-FEN-08", f"{entity.name} was taken off {rq.name}, but is still served there")
                 if not entity.is_ready():
                     self._waits(entity)
                     continue

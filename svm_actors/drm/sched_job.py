@@ -15,13 +15,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.dma_buf.fence import FenceCb
+from svm_actors.dma_buf.fence_memory import allocate
+from svm_actors.dma_buf.resv import usage_rw
 from svm_actors.dma_buf.seqno import is_later_or_same, same_context
 from svm_actors.drm.sched_events import JobEvent
 from svm_actors.drm.sched_fence import SchedFence
-from svm_actors.engine.errors import EINVAL, ENOENT, EngineError, PropertyFailed
+from svm_actors.engine.errors import EINVAL, ENOENT, ENOMEM, EngineError, PropertyFailed
 
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence import Fence
+    from svm_actors.dma_buf.resv import DmaResv, Usage
     from svm_actors.drm.sched import DrmSched
     from svm_actors.drm.sched_entity import SchedEntity
     from svm_actors.drm.sched_events import JobPhase
@@ -29,13 +32,15 @@ if TYPE_CHECKING:
 
 
 class SchedJob:
-    """One job.  -EINVAL without credits, -ENOENT when no scheduler of the entity takes jobs."""
+    """One job.  -EINVAL without credits, -ENOENT when no scheduler of the entity takes jobs, -ENOMEM."""
 
     def __init__(self, entity: SchedEntity, credits_: int = 1) -> None:
         if entity.rq is None:
             raise ENOENT
         if credits_ < 1:
             raise EINVAL
+        self._memory = entity.rq.sched.memory
+        allocate(entity.engine, self._memory, "job fences")
         self.engine = entity.engine
         self.name = entity.job_name()
         self.entity: SchedEntity | None = entity
@@ -86,7 +91,10 @@ class SchedJob:
     # -- dependencies ------------------------------------------------------------------
 
     def add_dependency(self, fence: Fence | None) -> None:
-        """Wait for this before running.  Consumes a reference; of one context only the latest is kept."""
+        """Wait for this before running; of one context only the latest is kept.  -ENOMEM.
+
+        Consumes a reference, also when it fails: the caller never puts it (FEN-B07).
+        """
         if self.armed is not None:
             raise EngineError(f"{self.name} is armed: its dependencies are fixed")
         if fence is None:
@@ -97,7 +105,21 @@ class SchedJob:
                 self.dependencies[index] = later
                 other.put()
                 return
+        try:
+            allocate(self.engine, self._memory, "job dependency")
+        except ENOMEM:
+            fence.put()
+            raise
         self.dependencies.append(fence)
+
+    def add_resv_dependencies(self, resv: DmaResv, usage: Usage) -> None:
+        """Wait for what a reservation holds up to this usage; its lock is held.  -ENOMEM."""
+        for fence in resv.iter(usage):
+            self.add_dependency(fence.get())
+
+    def add_implicit_dependencies(self, resv: DmaResv, write: bool) -> None:
+        """Wait for what an implicitly synchronised access has to wait for.  -ENOMEM."""
+        self.add_resv_dependencies(resv, usage_rw(write))
 
     def drop_dependencies(self) -> None:
         """Give the references back."""
@@ -117,9 +139,7 @@ class SchedJob:
         rq = entity.rq
         assert rq is not None
         self.priority = entity.priority
-        self.armed = rq.sched, SchedFence(
-            self.engine, entity.name, rq.sched, entity.fence_context, entity.next_seqno()
-        )
+        self.armed = rq.sched, SchedFence(self.engine, entity.name, rq.sched, entity.fence_context, entity.next_seqno())
 
     async def push(self, process: ProcessGroup | None = None) -> None:
         """Hand it over.  Do not touch it afterwards, and take references to its fences before."""

@@ -106,6 +106,7 @@ class MockGpu(SchedBackend):
     async def timedout_job(self, job: SchedJob) -> GpuSchedStat:
         """Take it off the hardware with -ETIMEDOUT, unless it is told that nothing is wrong."""
         assert isinstance(job, MockJob)
+        await self.engine.step("read", self, "registers")
         if MockFlags.DONT_RESET in job.flags or MockFlags.DONE in job.flags:
             job.flags &= ~MockFlags.DONT_RESET
             return GpuSchedStat.NO_HANG

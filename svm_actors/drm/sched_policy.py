@@ -12,6 +12,7 @@ put where it left off relative to the others; the kernel in addition nudges it b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -90,7 +91,7 @@ class FairPolicy:
 
     def place_new(self, rq: RunQueue, entity: SchedEntity, submit_ts: int) -> int:
         """As far behind the hindmost as it was when it left."""
-        entity.vruntime = self._hindmost(rq) + max(0, entity.vruntime + self._used(entity))
+        entity.vruntime = rq.smallest() + max(0, entity.vruntime + self._used(entity))
         return entity.vruntime
 
     def place_again(self, rq: RunQueue, entity: SchedEntity, head: SchedJob) -> int:
@@ -100,7 +101,7 @@ class FairPolicy:
 
     def leave(self, rq: RunQueue, entity: SchedEntity) -> None:
         """Keep its place relative to the others."""
-        entity.vruntime += self._used(entity) - self._hindmost(rq)
+        entity.vruntime += self._used(entity) - rq.smallest()
 
     def _used(self, entity: SchedEntity) -> int:
         """Weighted GPU time since the last time this was asked."""
@@ -108,13 +109,18 @@ class FairPolicy:
         fresh, stats.charged = stats.runtime - stats.charged, stats.runtime
         return fresh << FAIR_SHIFT[entity.priority]
 
-    def _hindmost(self, rq: RunQueue) -> int:
-        return rq.smallest()
-
 
 class SchedPolicy(Enum):
     """The policy of a scheduler."""
 
-    FIFO = FifoPolicy
-    RR = RoundRobinPolicy
-    FAIR = FairPolicy
+    FIFO = "fifo"
+    RR = "rr"
+    FAIR = "fair"
+
+
+POLICIES: Final[dict[SchedPolicy, Callable[[], Policy]]] = {
+    SchedPolicy.FIFO: FifoPolicy,
+    SchedPolicy.RR: RoundRobinPolicy,
+    SchedPolicy.FAIR: FairPolicy,
+}
+"""What implements each."""

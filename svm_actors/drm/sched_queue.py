@@ -58,7 +58,9 @@ class JobQueue:
         return self._jobs[0] if self._jobs else None
 
     def pop(self) -> SchedJob:
-        """Take the oldest job out; there must be one."""
+        """Take the oldest job out; there must be one, or somebody else is at it."""
+        if not self._jobs:
+            raise PropertyFailed("lifetime", "INV-FEN-08", f"two consumers take jobs out of {self.name}")
         self.count -= 1
         return self._jobs.popleft()
 

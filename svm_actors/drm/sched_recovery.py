@@ -45,6 +45,8 @@ class SchedRecovery:
         """drm_sched_wqueue_start: whatever was kicked meanwhile was not heard, so look at everything."""
         sched = self.sched
         await self.engine.step("write", sched, "pause_submit")
+        if sched.ending:
+            return
         sched.parked = sched.pause_submit = False
         sched.run_job_queue()
         sched.run_free_queue()

@@ -69,6 +69,8 @@ class Work:
         """Queued and not yet begun; queueing it again does nothing."""
         self.worker: Task | None = None
         """Who runs it now."""
+        self.cancelling = 0
+        """How many wait for it to end; while they do it cannot be queued."""
         self.idle = WaitQueue(engine, name)
         """Woken whenever it is through, or taken off the queue."""
 
@@ -92,6 +94,12 @@ class Work:
     async def wait_idle(self) -> None:
         """flush_work: sleep until it neither waits nor runs."""
         await self.idle.wait_event(lambda: not self.busy, self)
+
+    async def wait_cancelled(self) -> None:
+        """The same, and it cannot be queued again meanwhile, not even by itself."""
+        self.cancelling += 1
+        await self.wait_idle()
+        self.cancelling -= 1
 
 
 class Workqueue:
@@ -118,7 +126,7 @@ class Workqueue:
         """
         if self.destroyed:
             raise PropertyFailed("lifetime", "INV-FEN-08", f"{work.name} is queued on {self.name}, which is destroyed")
-        if work.pending or self.engine.closing:
+        if work.pending or work.cancelling or self.engine.closing:
             return False
         work.pending = True
         self._queued.append(work)
@@ -143,7 +151,7 @@ class Workqueue:
         """Take it off and wait until it does not run; says whether it was pending."""
         await self.engine.step("write", self, work.name)
         was_pending = self.take_off(work)
-        await work.wait_idle()
+        await work.wait_cancelled()
         return was_pending
 
     def destroy(self) -> None:
@@ -206,11 +214,11 @@ class DelayedWork(Work):
         """cancel_delayed_work_sync: the same, and wait for a run that has begun."""
         await self.engine.step("write", self)
         was_pending = self.cancel()
-        await self.wait_idle()
+        await self.wait_cancelled()
         return was_pending
 
     def _arm(self, delay_ns: int) -> None:
-        if self.engine.closing:
+        if self.cancelling or self.engine.closing:
             return
         if delay_ns <= 0:
             self.expires = None
@@ -226,7 +234,7 @@ class DelayedWork(Work):
         """The timer interrupt.  Moving the deadline back costs nothing: it looks again when it fires."""
         engine = self.engine
         while True:
-            await engine.wait("wait", self, self._rearmed, lambda: self.expires is not None, "timer")
+            await engine.wait("receive", self, self._rearmed, lambda: self.expires is not None, "timer")
             aim = self.expires
             assert aim is not None
             await engine.wait(

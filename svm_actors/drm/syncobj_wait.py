@@ -37,6 +37,8 @@ class WaitFlags(IntFlag):
     """Submitted is enough, done is not needed; implies waiting for the submission."""
 
 
+NO_FLAGS: Final = WaitFlags(0)
+
 _UNSUBMITTED = WaitFlags.FOR_SUBMIT | WaitFlags.AVAILABLE
 
 
@@ -120,17 +122,38 @@ class SyncobjWait(Source):
         """A fence signaled."""
         self.wake()
 
-    async def run(self, timeout: int) -> tuple[int, int]:
+    async def run(self, timeout: int, deadline: int | None = None) -> tuple[int, int]:
         """See :func:`wait_array`."""
         try:
             await self._look()
             if self._result() is None and self.flags & _UNSUBMITTED:
                 await self._register()
+            if deadline is not None:
+                self._hope_for(deadline)
             return await self._sleep(timeout)
         finally:
-            if not self.engine.closing:
-                for entry in self.entries:
-                    entry.clean_up()
+            self._clean_up()
+
+    async def submitted(self, timeout: int) -> Fence:
+        """Wait for the submission of the only entry; its fence, with a reference for the caller."""
+        entry = self.entries[0]
+        try:
+            await self._register()
+            await self._sleep(timeout)
+            assert entry.fence is not None
+            return entry.fence.get()
+        finally:
+            self._clean_up()
+
+    def _hope_for(self, deadline: int) -> None:
+        for entry in self.entries:
+            if entry.fence is not None:
+                entry.fence.set_deadline(deadline)
+
+    def _clean_up(self) -> None:
+        if not self.engine.closing:
+            for entry in self.entries:
+                entry.clean_up()
 
     async def _look(self) -> None:
         """All slots up front: a missing fence is an error now or never."""
@@ -168,7 +191,8 @@ class SyncobjWait(Source):
 
     def _result(self) -> int | None:
         """Index of the first entry that is over, None when it is not enough yet."""
-        over = [index for index, entry in enumerate(self.entries) if entry.is_over(bool(self.flags & WaitFlags.AVAILABLE))]
+        available = bool(self.flags & WaitFlags.AVAILABLE)
+        over = [index for index, entry in enumerate(self.entries) if entry.is_over(available)]
         enough = len(over) == len(self.entries) if self.flags & WaitFlags.ALL else bool(over)
         return over[0] if enough else None
 
@@ -192,14 +216,14 @@ async def wait_array(
     engine: Engine,
     syncobjs: Sequence[Syncobj],
     points: Sequence[int] | None = None,
-    flags: WaitFlags = WaitFlags(0),  # noqa: B008 -- immutable
+    flags: WaitFlags = NO_FLAGS,
     timeout: int = MAX_SCHEDULE_TIMEOUT,
     deadline: int | None = None,
 ) -> tuple[int, int]:
     """(time left, index of the first that is over); points default to 0, a binary syncobj.
 
-    -EINVAL without syncobjs, or when something is not submitted and that is not to be waited for; -ETIME; -ERESTARTSYS.
-    The caller holds references on the syncobjs until it is back.
+    -EINVAL without syncobjs, or when something is not submitted and is not to be waited for; -ETIME;
+    -ERESTARTSYS.  The caller holds references on the syncobjs until it is back.
     """
     if not syncobjs:
         raise EINVAL
@@ -207,11 +231,7 @@ async def wait_array(
     if flags & _UNSUBMITTED:
         _none_held(engine, syncobjs[0].name)
     wait = SyncobjWait(engine, syncobjs, points if points is not None else [0] * len(syncobjs), flags)
-    if deadline is not None:
-        for syncobj in syncobjs:
-            if syncobj.fence is not None:
-                syncobj.fence.set_deadline(deadline)
-    return await wait.run(timeout)
+    return await wait.run(timeout, deadline)
 
 
 async def find_fence(syncobj: Syncobj, point: int = 0, *, for_submit: bool = False) -> Fence:
@@ -221,24 +241,12 @@ async def find_fence(syncobj: Syncobj, point: int = 0, *, for_submit: bool = Fal
     waits for that first, 5 s at most.  -ETIME, -ERESTARTSYS.
     """
     engine = syncobj.engine
+    if for_submit:
+        _none_held(engine, syncobj.name)
     await engine.step("read", syncobj)
     try:
         return syncobj.lookup_point(point)
     except EINVAL:
         if not for_submit:
             raise
-    _none_held(engine, syncobj.name)
-    wait = SyncobjWait(engine, [syncobj], [point], WaitFlags.AVAILABLE)
-    return await _submitted(wait)
-
-
-async def _submitted(wait: SyncobjWait) -> Fence:
-    """The fence of the only entry, once there is one; taken out before the wait cleans up."""
-    entry = wait.entries[0]
-    try:
-        await wait.submitted(SUBMIT_TIMEOUT)
-        assert entry.fence is not None
-        return entry.fence.get()
-    finally:
-        if not wait.engine.closing:
-            entry.clean_up()
+    return await SyncobjWait(engine, [syncobj], [point], WaitFlags.AVAILABLE).submitted(SUBMIT_TIMEOUT)

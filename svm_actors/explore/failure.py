@@ -32,7 +32,8 @@ VERBS: Final = PACKAGE / "world.py"
 """Errors raised here are about how the scenario called a verb."""
 
 _BYTES: Final = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""")
-_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
+_NUMBER: Final = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b|\b[0-9a-f]{8,}\b|\d+")
+"""Decimal, or hexadecimal with or without a prefix; at last any digits inside a name."""
 _LIST: Final = re.compile(r"N(?:, ?N)+")
 _BLOCKED: Final = re.compile(r"^ +\S+ is blocked in (.*?); its thread", re.MULTILINE)
 _MOST_FREQUENT: Final = re.compile(r"most frequent of the last \d+ steps: \S+: (.*) \(")

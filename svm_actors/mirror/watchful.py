@@ -6,9 +6,9 @@ migration of its own device, which it filters.  It then touches pages that have 
 kernel reads or writes whatever is in that memory; the model stops at the first such access.
 
 This driver answers as the stock one does, and differs in two points only: an entry is not stored if
-another thread's event has covered its page since the work on it began, and an entry is erased under the
-mutex before the page is copied away (HM-D03).  Everything else of section 9 stays.  It is what recorded
-concurrent programs are compared with.
+another thread's event has covered its page since the work on it began, and pages copied away are not
+freed while an access to them is under way.  Everything else of section 9 stays, lost writes included
+(HM-D03).  It is what recorded concurrent programs are compared with.
 """
 
 from __future__ import annotations
@@ -160,10 +160,16 @@ class WatchfulMigration(Migration):
             mirror.moving.remove(window)
             mirror.moved.wake_up()
 
-    async def erase_for_copy(self, mirror: Mirror, vpn: int) -> None:
-        """HM-D03: an access that is under way ends before the page is copied."""
-        async with mirror.mutex:
-            mirror.pt.erase(vpn, vpn)
+    async def fault_alloc_and_copy(self, mirror: Mirror, args: MigrateVma) -> None:
+        """Wait for the access that was under way before the old pages can go.
+
+        What it wrote after the copy is lost all the same (HM-D03): a real kernel was seen to lose it.
+        """
+        try:
+            await super().fault_alloc_and_copy(mirror, args)
+        finally:
+            await mirror.mutex.acquire()
+            mirror.mutex.release()
 
 
 class WatchfulCommands(Commands):

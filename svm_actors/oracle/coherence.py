@@ -1,4 +1,4 @@
-"""Coherence: a read returns a write that was not definitely overwritten (INV-14, INV-15, INV-17, INV-36, INV-46).
+"""Coherence: a read returns a write that was not definitely overwritten (INV-14, INV-15, INV-17, INV-36, RULE-46).
 
 The oracle keeps, for every byte ever written, the set of values a read may return.  In quiet times
 the set has one member.  While a system call changes a range (munmap, DONTNEED, mremap, fork ...) the

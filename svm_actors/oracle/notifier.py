@@ -74,7 +74,7 @@ class Invalidation:
                 self._gpu_left(event, f"{gpu.name} TLB", gpu.tlb.entries_in(vm.asid, event.start, event.end))
         for mirror in self.world.mirrors:
             own = event.event is Event.MIGRATE and event.owner is mirror.device
-            if mirror.closed or mirror.mm is not event.mm or own:
+            if not mirror.notifier.subscribed or mirror.mm is not event.mm or own:
                 continue
             if mirror.pt.next_from(event.start, event.end) is not None:
                 raise PropertyFailed(self.name, "INV-01", f"{mirror.name} keeps entries in {describe(event)}")

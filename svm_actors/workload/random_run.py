@@ -255,13 +255,14 @@ def without_mprotect(program: cp.RandomProgram) -> cp.RandomProgram:
     its next fault without end (SVM-S01), and so does the model.
     """
 
-    def plain(action: cp.ThreadAction) -> cp.ThreadAction:
-        if isinstance(action, cp.Fork):
-            return cp.Fork(tuple(plain(each) for each in action.actions))  # type: ignore[arg-type]
+    def plain(action: cp.ChildAction) -> cp.ChildAction:
         return cp.Read(action.page) if isinstance(action, cp.Mprotect) else action
 
+    def plain_or_fork(action: cp.ThreadAction) -> cp.ThreadAction:
+        return cp.Fork(tuple(map(plain, action.actions))) if isinstance(action, cp.Fork) else plain(action)
+
     processes = tuple(
-        cp.ProcessProgram(entry.setup, tuple(tuple(plain(action) for action in thread) for thread in entry.threads))
+        cp.ProcessProgram(entry.setup, tuple(tuple(map(plain_or_fork, thread)) for thread in entry.threads))
         for entry in program.processes
     )
     return msgspec.structs.replace(program, processes=processes)

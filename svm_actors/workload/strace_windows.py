@@ -188,7 +188,7 @@ def move(memory: RangeMap[Mapped], action: Mremap) -> None:
 def windows(program: StraceProgram, length: int = WINDOW_STEPS) -> list[Window]:
     """The program cut into windows of ``length`` steps; the last one may be shorter."""
     follower = Follower(program)
-    found = []
+    found: list[Window] = []
     for first in range(0, len(program.steps), length):
         steps = program.steps[first : first + length]
         found.append(_window(follower, len(found), steps))

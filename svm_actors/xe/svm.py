@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.drm.gpusvm import DrmGpusvm, GpusvmCtx, GpusvmNotifier, GpusvmRange, Scan, set_unmapped
 from svm_actors.drm.pagemap import DrmPagemap, PopulateMm
+from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EBUSY, EOPNOTSUPP, KernelError
 from svm_actors.gpu.fault import Access
 from svm_actors.mm.constants import TASK_PAGES
@@ -30,7 +31,7 @@ class XeSvm:
 
     def __init__(self, vm: XeVm) -> None:
         self.vm = vm
-        self.engine = vm.engine
+        self.engine: Engine = vm.engine
         config = vm.config
         self.gpusvm: DrmGpusvm = vm.device.parts.gpusvm(
             vm.engine,

@@ -10,8 +10,9 @@ from svm_actors.drm.sched import DrmSched
 from svm_actors.drm.sched_entity import SchedEntity
 from svm_actors.drm.sched_fence import SchedFence
 from svm_actors.drm.sched_invariants import SchedInvariants
+from svm_actors.drm.sched_job import SchedJob
 from svm_actors.drm.sched_mock import MockGpu, MockJob
-from svm_actors.drm.sched_types import Priority
+from svm_actors.drm.sched_types import GpuSchedStat, Priority, SchedBackend
 from svm_actors.drm.sched_user import ProcessGroup
 from svm_actors.engine.backend import DirectBackend
 from svm_actors.engine.chooser import Chooser
@@ -42,7 +43,9 @@ class Bench:
         self.process = ProcessGroup("p0")
         self.log: list[Any] = []
 
-    def sched(self, name: str = "", cls: type[DrmSched] = DrmSched, gpu: MockGpu | None = None, **options: Any) -> DrmSched:
+    def sched(
+        self, name: str = "", cls: type[DrmSched] = DrmSched, gpu: MockGpu | None = None, **options: Any
+    ) -> DrmSched:
         """One more scheduler with hardware of its own."""
         name = name or f"sched{len(self.scheds)}"
         gpu = gpu or MockGpu(self.engine, f"{name}.gpu", memory=self.memory)
@@ -56,7 +59,11 @@ class Bench:
         return self.gpus[0]
 
     def entity(
-        self, *scheds: DrmSched, priority: Priority = Priority.NORMAL, cls: type[SchedEntity] = SchedEntity, **options: Any
+        self,
+        *scheds: DrmSched,
+        priority: Priority = Priority.NORMAL,
+        cls: type[SchedEntity] = SchedEntity,
+        **options: Any,
     ) -> SchedEntity:
         """One more entity; of the first scheduler by default."""
         options.setdefault("process", self.process)
@@ -112,8 +119,16 @@ class Bench:
 Body = Callable[[Bench], Awaitable[None]]
 
 
-def run(body: Body, strategy: str = "fifo", seed: int | str = 0, *, chooser: Chooser | None = None, **options: Any) -> Bench:
-    """One run; tear down and check everything unless the body did."""
+def run(
+    body: Body,
+    strategy: str = "fifo",
+    seed: int | str = 0,
+    *,
+    chooser: Chooser | None = None,
+    close: bool = True,
+    **options: Any,
+) -> Bench:
+    """One run; checks everything at its end and, with ``close``, tears down what the body did not."""
     backend = DirectBackend()
     engine = Engine(backend, chooser or make(strategy, seed), **options)
     found: list[Bench] = []
@@ -122,8 +137,10 @@ def run(body: Body, strategy: str = "fifo", seed: int | str = 0, *, chooser: Cho
         bench = Bench(engine)
         found.append(bench)
         await body(bench)
+        await engine.quiesce()
         bench.checker.at_rest()
-        await bench.close()
+        if close:
+            await bench.close()
 
     backend.run(main())
     return found[0]
@@ -146,14 +163,30 @@ def counted(benches: Sequence[Bench] | Iterator[Bench], name: str) -> int:
 
 
 class Branch:
-    """Makes given choices, then always the first; remembers what there was to choose."""
+    """Makes given choices, then always the first; remembers what there was to choose.
+
+    Alternatives are numbered from the running task on, and once ``preemptions`` of them were spent on
+    taking the processor from a task that could go on, it keeps it.
+    """
 
     name = "branch"
 
-    def __init__(self, prefix: Sequence[int]) -> None:
+    def __init__(self, prefix: Sequence[int], preemptions: int) -> None:
         self.prefix = prefix
+        self.left = preemptions
         self.taken: list[int] = []
         self.arity: list[int] = []
+
+    def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
+        here = candidates.index(running) if running is not None and running.enabled else -1
+        if here >= 0 and not self.left:
+            return here
+        count = len(candidates) + timer
+        choice = self._next(count)
+        if here < 0:
+            return choice
+        self.left -= choice > 0
+        return here if not choice else choice - (choice <= here)
 
     def _next(self, count: int) -> int:
         at = len(self.taken)
@@ -162,20 +195,20 @@ class Branch:
         self.arity.append(count)
         return value
 
-    def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
-        return self._next(len(candidates) + timer)
-
     def data(self, count: int, label: str) -> int:
         return self._next(count)
 
 
-def exhaust(body: Body, limit: int) -> int:
-    """Every interleaving, depth first; how many there are.  Fails when there are more than the limit."""
+def exhaust(body: Body, limit: int, preemptions: int = 1_000) -> int:
+    """Every interleaving with so many preemptions at most; how many there are.
+
+    Fails when there are more than the limit.  Nothing is torn down: the body ends at rest.
+    """
     prefix: list[int] = []
     for count in range(1, limit + 1):
-        branch = Branch(prefix)
+        branch = Branch(prefix, preemptions)
         try:
-            run(body, chooser=branch)
+            run(body, chooser=branch, close=False)
         except BaseException as error:
             error.add_note(f"choices {branch.taken}")
             raise
@@ -186,3 +219,19 @@ def exhaust(body: Body, limit: int) -> int:
             return count
         prefix = [*prefix[:-1], prefix[-1] + 1]
     raise AssertionError(f"more than {limit} interleavings")
+
+
+class NoHardware(SchedBackend):
+    """A driver whose jobs are done as soon as they run: the fewest ops a scheduler can have."""
+
+    can_cancel = True
+
+    def __init__(self) -> None:
+        self.order: list[SchedJob] = []
+        """Jobs in the order in which they ran."""
+
+    async def run_job(self, job: SchedJob) -> None:
+        self.order.append(job)
+
+    async def timedout_job(self, job: SchedJob) -> GpuSchedStat:
+        raise AssertionError("nothing is ever late")

@@ -114,6 +114,8 @@ def test_different_failures_are_different_classes() -> None:
     [
         ("page 0x7f12 of p3 holds b'\\x01ab'", "page 0x1 of p12 holds b'z'"),
         ("alive: ram=1, [1, 2, 3]", "alive: ram=55, [9]"),
+        ("CLEAR [7efffffff,7f0000000) of p0", "CLEAR [10000,fffffffffab) of p1"),
+        ("main/t1.0/Madvise.4", "main/t22.1/Madvise.13"),
         ("reads b\"it's\" at 3", "reads b'' at 4"),
         ("two  blanks", "two blanks"),
     ],
@@ -124,6 +126,7 @@ def test_numbers_and_contents_do_not_make_a_class(one: str, other: str) -> None:
 
 def test_words_do() -> None:
     assert normalise("property", "ram is alive") != normalise("property", "swap is alive")
+    assert normalise("property", "the face is dead") == "the face is dead", "a word is not a number"
 
 
 def test_deadlocks_are_told_apart_by_the_ops_that_are_stuck() -> None:

@@ -1,0 +1,61 @@
+"""The design pages: what they point to exists, and what they call unchecked is not secretly checked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PACKAGE = ROOT / "svm_actors"
+NOT_YET = (ROOT / "docs" / "design" / "not_yet.md").read_text()
+ROWS = dict(re.findall(r"^\| (INV-\d\d) \| (.+) \|$", NOT_YET, re.MULTILINE))
+LAST = 43
+"""The digest numbers its invariants from 1 to this."""
+
+
+def raised(prefix: str) -> set[str]:
+    """Ids that some part of the model fails a run with."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        if "bugs" not in path.parts:
+            found |= set(re.findall(rf'(?<!["\w])"({prefix}-\d+)"', path.read_text()))
+    return found
+
+
+def test_every_invariant_has_a_row() -> None:
+    assert list(ROWS) == [f"INV-{number:02}" for number in range(1, LAST + 1)]
+
+
+def test_what_is_raised_is_not_called_unchecked() -> None:
+    for name in sorted(raised("INV")):
+        assert not ROWS[name].startswith(("not checked", "not modelled")), name
+
+
+def test_what_is_called_checked_is_raised() -> None:
+    checked = {name for name, state in ROWS.items() if state.startswith(("checked", "as INV-06"))}
+    assert checked <= raised("INV")
+
+
+def test_the_rules_called_checked_are_raised() -> None:
+    listed = set(re.findall(r"RULE-\d\d", NOT_YET.partition("## Rules of gpusvm")[2]))
+    assert listed
+    assert listed <= raised("RULE")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_paths_and_links_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (page.parent / target).exists() or target.startswith("http"), target
+    folders = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    for name in re.findall(rf"`((?:svm_actors|tests|scenarios|{folders})/[\w/*.]+\.(?:py|md))`", text):
+        places = [*ROOT.glob(name), *PACKAGE.glob(name)]
+        assert places, f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_are_short(page: Path) -> None:
+    assert len(page.read_text().splitlines()) < 200
