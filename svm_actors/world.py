@@ -173,7 +173,7 @@ class Process:
         return await self._as_thread(self.world.core.call(message))
 
     async def _as_thread(self, call: Coroutine[Any, Any, T]) -> T:
-        if not self.alive:
+        if not self.alive and not self.world.engine.closing:
             call.close()
             raise ESRCH
         self._calls += 1

@@ -83,7 +83,7 @@ class DrmGpuvm(GpuvmExec):
     def bo_unmap_ops_create(self, vm_bo: DrmGpuvmBo) -> GpuvaOps:
         """drm_gpuvm_bo_unmap_ops_create: every mapping of one object; under the gpuva lock."""
         self.assert_gpuva_lock(vm_bo.obj, "the object's mappings are walked")
-        ops = self.new_ops(0, 0)
+        ops = self.look_ops()
         return self._fill(ops, split_bo(vm_bo.vas, ops))
 
     def _fill(self, ops: GpuvaOps, made: Iterable[Op]) -> GpuvaOps:

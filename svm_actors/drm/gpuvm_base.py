@@ -111,8 +111,8 @@ class DrmGpuvmBase:
         """External objects mapped here."""
         self.evicted = VmBoList(engine, f"{name}.evict", self.resv, spin=not self.resv_protected)
         """Objects to be made resident before the next job."""
-        self._applied = (0, 0)
-        """Addresses of the last op list that changed the tree; for the window event of VMB-R29 only."""
+        self._applied: GpuvaOps | None = None
+        """The last op list that changed the tree; for the window event of VMB-R29 only."""
         if self.immediate:
             engine.lockdep.declare(FENCE_MAP, GPUVA_LOCK)
 
@@ -215,14 +215,13 @@ class DrmGpuvmBase:
 
     def new_ops(self, start: int, end: int) -> GpuvaOps:
         """A list, still empty, for a request on [start, end) against the tree as it is."""
-        first, last = self._applied
-        if start < last and first < end:
+        if self._applied is not None and self._applied.has_touched(start, end):
             self.engine.count("VMB-R29")
-        return self.look_ops(start, end)
+        return self.look_ops()
 
-    def look_ops(self, start: int, end: int) -> GpuvaOps:
+    def look_ops(self) -> GpuvaOps:
         """The same for operations that are only looked at."""
-        return GpuvaOps(self, start, end, self.generation)
+        return GpuvaOps(self, self.generation)
 
     def ops_are_current(self, op: Op) -> None:
         """VMB-R29: an operation is only good for the tree it was made for.
@@ -239,13 +238,13 @@ class DrmGpuvmBase:
         self.tree.insert(va)
         va.vm = self
         self.get()
-        self._changed(op)
+        self._changed(va, op)
 
     def va_remove(self, va: DrmGpuva, op: Op | None = None) -> None:
         """drm_gpuva_remove, as part of ``op`` if given."""
         self._may_change(op)
         self.tree.remove(va)
-        self._changed(op)
+        self._changed(va, op)
         self.put_now()
 
     def _may_change(self, op: Op | None) -> None:
@@ -254,8 +253,8 @@ class DrmGpuvmBase:
         if op is not None:
             self.ops_are_current(op)
 
-    def _changed(self, op: Op | None) -> None:
+    def _changed(self, va: DrmGpuva, op: Op | None) -> None:
         self.generation += 1
         if op is not None and op.owner is not None:
-            op.owner.generation = self.generation
-            self._applied = (op.owner.start, op.owner.end)
+            op.owner.applied(va.addr, va.end)
+            self._applied = op.owner

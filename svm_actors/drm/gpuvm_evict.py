@@ -72,7 +72,7 @@ class GpuvmEvict(GpuvmBos):
 
     # -- revalidation ----------------------------------------------------------------------
 
-    async def validate(self, exec: DrmExec) -> None:  # noqa: A002 -- the kernel's word
+    async def validate(self, exec_: DrmExec) -> None:
         """drm_gpuvm_validate: the driver makes every evicted object resident; its error stops the walk.
 
         -EOPNOTSUPP when the driver has no such function.
@@ -82,22 +82,22 @@ class GpuvmEvict(GpuvmBos):
         if self.resv_protected:
             for vm_bo in self.evicted.protected():
                 if not self.skips(vm_bo):
-                    await self._validate_one(vm_bo, exec)
+                    await self._validate_one(vm_bo, exec_)
             return
         walk = PopOne(self.evicted, self.walk_put)
         try:
             while (popped := await walk.next()) is not None:
-                await self._validate_one(popped, exec)
+                await self._validate_one(popped, exec_)
         finally:
             await walk.finish()
 
-    async def _validate_one(self, vm_bo: DrmGpuvmBo, exec: DrmExec) -> None:  # noqa: A002
+    async def _validate_one(self, vm_bo: DrmGpuvmBo, exec_: DrmExec) -> None:
         obj = vm_bo.obj
         self.require(not vm_bo.zombie, "INV-VMB-07", f"{vm_bo.name} is validated, but it is a zombie")
         # It came to the list after the external objects were locked.
         self.require(obj.resv.ww.held_by_me(), "VMB-R33", f"{obj.name} is validated, but this exec has not locked it")
         assert self.ops.vm_bo_validate is not None
-        await self.ops.vm_bo_validate(vm_bo, exec)
+        await self.ops.vm_bo_validate(vm_bo, exec_)
         if not vm_bo.evicted:
             await self.evicted.remove(vm_bo)
 

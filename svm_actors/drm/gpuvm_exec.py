@@ -23,12 +23,12 @@ from svm_actors.drm.gpuvm_split import split_map, split_unmap
 __all__ = ["DrmGpuvmExec", "GpuvmExec", "prepare"]
 
 
-async def prepare(exec: DrmExec, obj: GemObject, num_fences: int) -> None:  # noqa: A002 -- the kernel's word
+async def prepare(exec_: DrmExec, obj: GemObject, num_fences: int) -> None:
     """Lock an object and reserve slots; without slots, only lock it."""
     if num_fences:
-        await exec.prepare_obj(obj, num_fences)
+        await exec_.prepare_obj(obj, num_fences)
     else:
-        await exec.lock_obj(obj)
+        await exec_.lock_obj(obj)
 
 
 class GpuvmExec(GpuvmEvict):
@@ -36,42 +36,42 @@ class GpuvmExec(GpuvmEvict):
 
     # -- what an exec locks ----------------------------------------------------------------
 
-    async def prepare_vm(self, exec: DrmExec, num_fences: int) -> None:  # noqa: A002
+    async def prepare_vm(self, exec_: DrmExec, num_fences: int) -> None:
         """drm_gpuvm_prepare_vm: vm.resv.  In spinlock mode it also keeps a second walk of a list away."""
-        await prepare(exec, self.r_obj, num_fences)
+        await prepare(exec_, self.r_obj, num_fences)
 
-    async def prepare_objects(self, exec: DrmExec, num_fences: int) -> None:  # noqa: A002
+    async def prepare_objects(self, exec_: DrmExec, num_fences: int) -> None:
         """drm_gpuvm_prepare_objects: every external object; those evicted go to the evict list."""
         if self.resv_protected:
-            await self._prepare_protected(exec, num_fences)
+            await self._prepare_protected(exec_, num_fences)
         else:
-            await self._prepare_popping(exec, num_fences)
+            await self._prepare_popping(exec_, num_fences)
 
-    async def _prepare_protected(self, exec: DrmExec, num_fences: int) -> None:  # noqa: A002
+    async def _prepare_protected(self, exec_: DrmExec, num_fences: int) -> None:
         for vm_bo in self.extobj.protected():
             if self.skips(vm_bo):
                 continue
-            await prepare(exec, vm_bo.obj, num_fences)
+            await prepare(exec_, vm_bo.obj, num_fences)
             if vm_bo.evicted:
                 await self.evicted.add(vm_bo)
 
-    async def _prepare_popping(self, exec: DrmExec, num_fences: int) -> None:  # noqa: A002
+    async def _prepare_popping(self, exec_: DrmExec, num_fences: int) -> None:
         walk = PopOne(self.extobj, self.walk_put)
         try:
             while (vm_bo := await walk.next()) is not None:
-                await prepare(exec, vm_bo.obj, num_fences)
+                await prepare(exec_, vm_bo.obj, num_fences)
         finally:
             await walk.finish()
 
-    async def prepare_range(self, exec: DrmExec, addr: int, range_: int, num_fences: int) -> None:  # noqa: A002
+    async def prepare_range(self, exec_: DrmExec, addr: int, range_: int, num_fences: int) -> None:
         """drm_gpuvm_prepare_range: the objects mapped there; a sparse vma has none (VMB-B32)."""
         for va in self.tree.overlapping(addr, addr + range_):
             if va.obj is not None:
-                await prepare(exec, va.obj, num_fences)
+                await prepare(exec_, va.obj, num_fences)
 
     async def resv_add_fence(
         self,
-        exec: DrmExec,  # noqa: A002
+        exec_: DrmExec,
         fence: Fence,
         private_usage: Usage,
         extobj_usage: Usage,
@@ -79,7 +79,7 @@ class GpuvmExec(GpuvmEvict):
         """drm_gpuvm_resv_add_fence: into every reservation locked.  From here on the fence is promised."""
         await self.engine.step("write", self.resv)
         self._check_all_locked()
-        for obj in exec.objects:
+        for obj in exec_.objects:
             obj.resv.add(fence, extobj_usage if obj.resv is not self.resv else private_usage)
         locks = (self.resv.ww, self.driver_lock)
         self.held_off = [task.thread for lock in locks if lock is not None for task, _ready in lock.parked]
@@ -94,30 +94,30 @@ class GpuvmExec(GpuvmEvict):
 
     # -- what a bind locks -------------------------------------------------------------------
 
-    async def sm_map_exec_lock(self, exec: DrmExec, num_fences: int, request: OpMap) -> None:  # noqa: A002
+    async def sm_map_exec_lock(self, exec_: DrmExec, num_fences: int, request: OpMap) -> None:
         """drm_gpuvm_sm_map_exec_lock: the request's object with slots, every object it reaches into without.
 
         For an array of requests this may be asked against the tree as it is now: later ones can only
         touch objects seen by then.  The drm_exec must ignore duplicates.  -EINVAL.
         """
         if request.obj is not None:
-            await prepare(exec, request.obj, num_fences)
+            await prepare(exec_, request.obj, num_fences)
         self.check_range(request.addr, request.range)
-        for op in split_map(self.tree, request, self.look_ops(request.addr, request.end)):
+        for op in split_map(self.tree, request, self.look_ops()):
             if isinstance(op, OpUnmap | OpRemap):
-                await self._lock_existing(exec, op)
+                await self._lock_existing(exec_, op)
 
-    async def sm_unmap_exec_lock(self, exec: DrmExec, addr: int, range_: int) -> None:  # noqa: A002
+    async def sm_unmap_exec_lock(self, exec_: DrmExec, addr: int, range_: int) -> None:
         """drm_gpuvm_sm_unmap_exec_lock.  -EINVAL."""
         self.check_range(addr, range_)
-        for op in split_unmap(self.tree, addr, addr + range_, self.look_ops(addr, addr + range_)):
+        for op in split_unmap(self.tree, addr, addr + range_, self.look_ops()):
             if isinstance(op, OpUnmap | OpRemap):
-                await self._lock_existing(exec, op)
+                await self._lock_existing(exec_, op)
 
-    async def _lock_existing(self, exec: DrmExec, op: OpUnmap | OpRemap) -> None:  # noqa: A002
+    async def _lock_existing(self, exec_: DrmExec, op: OpUnmap | OpRemap) -> None:
         unmap = op.unmap if isinstance(op, OpRemap) else op
         if unmap.va.obj is not None:
-            await exec.lock_obj(unmap.va.obj)
+            await exec_.lock_obj(unmap.va.obj)
 
 
 class DrmGpuvmExec:
@@ -153,9 +153,9 @@ class DrmGpuvmExec:
     async def lock(self) -> None:
         """drm_gpuvm_exec_lock: the VM, its external objects, and ``extra``."""
 
-        async def body(exec: DrmExec) -> None:  # noqa: A002
-            await self.vm.prepare_vm(exec, self.num_fences)
-            await self.vm.prepare_objects(exec, self.num_fences)
+        async def body(exec_: DrmExec) -> None:
+            await self.vm.prepare_vm(exec_, self.num_fences)
+            await self.vm.prepare_objects(exec_, self.num_fences)
             if self.extra is not None:
                 await self.extra(self)
 
@@ -180,9 +180,9 @@ class DrmGpuvmExec:
     async def lock_range(self, addr: int, range_: int) -> None:
         """drm_gpuvm_exec_lock_range: the VM and the objects mapped in a range, external or not."""
 
-        async def body(exec: DrmExec) -> None:  # noqa: A002
-            await self.vm.prepare_vm(exec, self.num_fences)
-            await self.vm.prepare_range(exec, addr, range_, self.num_fences)
+        async def body(exec_: DrmExec) -> None:
+            await self.vm.prepare_vm(exec_, self.num_fences)
+            await self.vm.prepare_range(exec_, addr, range_, self.num_fences)
             if self.extra is not None:
                 await self.extra(self)
 

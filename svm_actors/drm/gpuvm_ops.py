@@ -33,19 +33,26 @@ class GpuvaOps:
 
     gpuvm: Versioned
     """Whose tree it was made from."""
-    start: int
-    """First address of the request."""
-    end: int
-    """One past the last."""
     generation: int
     """Of the tree, for which the operations not applied yet are right."""
     ops: list[Op] = attrs.field(factory=list)
     """In the order in which they must be applied."""
+    touched: list[tuple[int, int]] = attrs.field(factory=list)
+    """Mappings [start, end) that it has put in or taken out so far."""
 
     @property
     def current(self) -> bool:
         """True while the tree is as the list expects it."""
         return self.generation == self.gpuvm.generation
+
+    def applied(self, start: int, end: int) -> None:
+        """A mapping was put in or taken out as the list says: the rest of it is still right."""
+        self.generation = self.gpuvm.generation
+        self.touched.append((start, end))
+
+    def has_touched(self, start: int, end: int) -> bool:
+        """A list for [start, end), made before this one was applied, would be wrong now."""
+        return any(start < last and first < end for first, last in self.touched)
 
     def __iter__(self) -> Iterator[Op]:
         return iter(self.ops)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import Flag, auto
 from typing import TYPE_CHECKING, Literal
 
-from svm_actors.dma_buf.fence import Fence
+from svm_actors.dma_buf.fence import Fence, FenceLock
 from svm_actors.dma_buf.seqno import dma_fence_context_alloc
 from svm_actors.drm.sched_job import SchedJob
 from svm_actors.drm.sched_types import GpuSchedStat, SchedBackend
@@ -71,6 +71,8 @@ class MockGpu(SchedBackend):
         self.name = name
         self.memory = memory
         self.context = dma_fence_context_alloc(engine)
+        self.fence_lock = FenceLock()
+        """One for all hardware fences: a callback of one may not touch another (FEN-R20)."""
         self.next_seqno = 1
         self.current_seqno = 0
         self.jobs: deque[MockJob] = deque()
@@ -91,12 +93,14 @@ class MockGpu(SchedBackend):
             raise job.failure
         if job.instant:
             return None
+        if job.hardware is not None:  # it was on the hardware before the reset
+            job.hardware.put()
         now = self.engine.now
         begins = max(self.jobs[-1].finish_at, now) if self.jobs else now
         job.finish_at = begins + job.duration
         job.hardware = Fence(
             self.engine, f"{self.name}.{self.next_seqno}", self._hardware,
-            context=self.context, seqno=self.next_seqno, memory=self.memory,
+            context=self.context, seqno=self.next_seqno, memory=self.memory, lock=self.fence_lock,
         )  # fmt: skip
         self.next_seqno += 1
         self.jobs.append(job)
@@ -145,13 +149,7 @@ class MockGpu(SchedBackend):
         """Reset the hardware: the bad job ends with an error, all behind it are put on it again."""
         sched = job.sched
         await sched.stop(job)
-        await self.engine.step("write", self, "reset")
-        while self.jobs:
-            lost = self.jobs.popleft().hardware
-            assert lost is not None
-            lost.signal(ECANCELED())
-            lost.put()
-        self._ring.changed()
+        await self.reset()
         job.flags |= MockFlags.TIMEDOUT
         await sched.recovery.increase_karma(job)
         job.failure = ETIMEDOUT()
@@ -160,6 +158,15 @@ class MockGpu(SchedBackend):
         return GpuSchedStat.RESET
 
     # -- the hardware ------------------------------------------------------------------
+
+    async def reset(self) -> None:
+        """Everything on it is lost; the scheduler must be stopped."""
+        await self.engine.step("write", self, "reset")
+        while self.jobs:
+            lost = self.jobs.popleft().hardware
+            assert lost is not None
+            lost.signal(ECANCELED())
+        self._ring.changed()
 
     async def advance(self, seqnos: int) -> int:
         """Step the timeline by hand; answers how many jobs that completed."""

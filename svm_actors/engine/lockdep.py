@@ -71,10 +71,15 @@ class LockDep:
 
     def _inversion(self, task: Task, outer: str, inner: str, chain: list[tuple[str, str]]) -> None:
         seen = "; ".join(f"{b} after {a} at {self.after[a][b]}" for a, b in chain)
-        text = f"{task.id} takes {inner} while holding {outer}, but elsewhere: {seen}"
-        if FENCE_MAP in (outer, inner) or any(FENCE_MAP in edge for edge in chain):
-            raise PropertyFailed("signalling", "INV-FEN-03", text)
-        raise PropertyFailed("lockdep", "INV-24", text)
+        if not any(FENCE_MAP in edge for edge in chain):
+            text = f"{task.id} takes {inner} while holding {outer}, but elsewhere: {seen}"
+            raise PropertyFailed("lockdep", "INV-24", text)
+        doing = f"takes {inner} while holding {outer}"
+        if outer == FENCE_MAP:
+            doing = f"takes {inner} inside a fence-signalling section"
+        elif inner == FENCE_MAP:
+            doing = f"waits for a fence while holding {outer}"
+        raise PropertyFailed("signalling", "INV-FEN-03", f"{task.id} {doing}, but elsewhere: {seen}")
 
     def declare(self, *classes: str) -> None:
         """Fix an order, outermost first, before any run has shown it."""

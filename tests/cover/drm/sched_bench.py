@@ -199,7 +199,7 @@ class Branch:
         return self._next(count)
 
 
-def exhaust(body: Body, limit: int, preemptions: int = 1_000) -> int:
+def exhaust(body: Body, limit: int, preemptions: int = 1_000, **options: Any) -> int:
     """Every interleaving with so many preemptions at most; how many there are.
 
     Fails when there are more than the limit.  Nothing is torn down: the body ends at rest.
@@ -208,7 +208,7 @@ def exhaust(body: Body, limit: int, preemptions: int = 1_000) -> int:
     for count in range(1, limit + 1):
         branch = Branch(prefix, preemptions)
         try:
-            run(body, chooser=branch, close=False)
+            run(body, chooser=branch, close=False, **options)
         except BaseException as error:
             error.add_note(f"choices {branch.taken}")
             raise

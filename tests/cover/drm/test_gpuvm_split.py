@@ -124,13 +124,7 @@ class SplitMachine(RuleBasedStateMachine):
         assert self.vm.prefetch_ops_create(start, length).ops == [OpPrefetch(va) for va in overlapping]
         assert self.vm.va_find_first(start, length) is (overlapping[0] if overlapping else None)
         assert self.vm.interval_empty(start, length) == (not overlapping)
-        assert self.vm.va_find_prev(start) is next((va for va in self.vm.tree if va.end == start), None) or (
-            self.shows(start - 1) == self.shows(start)
-        )
         assert self.vm.range_valid(start, length) == self.valid(start, length)
-
-    def shows(self, page: int) -> DrmGpuva | None:
-        return self.vm.va_find_first(page, 1)
 
     @precondition(lambda self: len(self.vm.tree))
     @rule(which=st.integers(0), length=lengths)
