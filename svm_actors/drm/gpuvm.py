@@ -25,7 +25,7 @@ from svm_actors.drm.gpuvm_gem import DrmGemObject, GemGpuva, GemObject
 from svm_actors.drm.gpuvm_ops import GpuvaOps, Op, OpMap, OpPrefetch, OpRemap, OpUnmap
 from svm_actors.drm.gpuvm_split import split_bo, split_madvise, split_map, split_prefetch, split_unmap
 from svm_actors.drm.gpuvm_va import DrmGpuva, GpuvaFlags
-from svm_actors.engine.errors import EINVAL
+from svm_actors.engine.errors import EINVAL, PropertyFailed
 
 __all__ = [
     "DrmGemObject",
@@ -98,11 +98,15 @@ class DrmGpuvm(GpuvmExec):
         self.va_insert(va, op)
 
     def va_remap(self, prev: DrmGpuva | None, after: DrmGpuva | None, op: OpRemap) -> None:
-        """drm_gpuva_remap: the old vma goes, what stays of it is inserted as new ones."""
+        """drm_gpuva_remap: the old vma goes, what stays of it is inserted as new ones.
+
+        A vma for each piece that stays has to be there (VMB-B30: a cut in the middle needs two).
+        """
         self.va_remove(op.unmap.va, op)
         for va, piece in ((prev, op.prev), (after, op.next)):
             if piece is not None:
-                assert va is not None, "a piece stays, so a vma for it is needed (VMB-B30)"
+                if va is None:
+                    raise PropertyFailed("gpuvm", "VMB-B30", f"{self.name}: no vma for {piece}, which stays")
                 self.va_map(va, piece)
 
     def va_unmap(self, op: OpUnmap) -> None:

@@ -24,7 +24,7 @@ Shown = tuple[DrmGemObject | None, int | None]
 """What a page shows: object and offset in it; a sparse page has neither."""
 
 pages = st.integers(START, START + PAGES - 1)
-lengths = st.integers(1, PAGES)
+lengths = st.integers(1, 8) | st.integers(1, PAGES)
 
 
 def shown_by(va: DrmGpuva | OpMap) -> dict[int, Shown]:
@@ -55,10 +55,16 @@ class SplitMachine(RuleBasedStateMachine):
 
     # -- requests --------------------------------------------------------------------
 
-    @rule(start=pages, length=lengths, obj=st.integers(0, 2), offset=st.integers(0, 6), staged=st.booleans())
-    def map(self, start: int, length: int, obj: int, offset: int, staged: bool) -> None:
-        # Offsets close to the address make the same bytes at the same address likely.
-        request = OpMap(start, length, self.objects[obj], start if offset > 3 else offset)
+    @rule(
+        start=pages,
+        length=lengths,
+        obj=st.sampled_from([1, 1, 2, 0]),
+        offset=st.sampled_from([None, None, 0, 5]),
+        staged=st.booleans(),
+    )
+    def map(self, start: int, length: int, obj: int, offset: int | None, staged: bool) -> None:
+        # An offset that is the address makes the same bytes at the same address likely.
+        request = OpMap(start, length, self.objects[obj], start if offset is None else offset)
         if not self.valid(start, length):
             with pytest.raises(EINVAL):
                 self.vm.sm_map_ops_create(request)
@@ -295,6 +301,15 @@ def test_the_guard_is_what_keeps_a_stale_list_out() -> None:
     apply(vm, first.ops[0])
     with pytest.raises(PropertyFailed, match="INV-VMB-02"):
         apply(vm, second.ops[0])
+
+
+def test_a_cut_in_the_middle_needs_two_mappings() -> None:
+    """VMB-B30."""
+    vm = filled()
+    (op,) = vm.sm_unmap_ops_create(12, 2)
+    assert isinstance(op, OpRemap)
+    with pytest.raises(PropertyFailed, match="VMB-B30"):
+        vm.va_remap(DrmGpuva(), None, op)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8)), max_size=12), st.integers(0, 40), lengths)
