@@ -161,7 +161,10 @@ def walk_steps(fence: Fence) -> Steps[Fence | None]:
     while True:
         yield ("read", fence, "prev")
         prev = _get(fence.prev)
-        if prev is None or not contained(prev).is_signaled():
+        if prev is None:
+            break
+        yield ("read", contained(prev), None)
+        if not contained(prev).is_signaled():
             break
         # The contained fence alone decides: what is before it stays in the list, one link nearer.
         replacement = _get(prev.prev) if isinstance(prev, FenceChain) else None

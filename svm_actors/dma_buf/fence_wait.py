@@ -23,7 +23,7 @@ async def add_callback(fence: Fence, callback: FenceCallback | FenceCb) -> Fence
     await engine.step("read", fence)
     if fence.signaled:
         raise ENOENT
-    await engine.step("write", fence, "add_callback")
+    await engine.step("write", fence)
     if fence.signaled:
         engine.count("FEN-R01")
     return fence.add_callback(callback)

@@ -116,6 +116,8 @@ class DmaResv:
             self.fences.max_fences = len(self.fences.slots)
         self.ww.unlock()
 
+    release = unlock
+
     def is_locked(self) -> bool:
         """Somebody holds it."""
         return bool(self.ww.holders())

@@ -4,8 +4,8 @@ A pass of the body locks what it needs.  When one lock answers -EDEADLK, everyth
 contended object is locked first, sleeping, and the body runs again from its start: so it must be
 idempotent.  The stamp stays the same over all passes (FEN-R13).
 
-    with DrmExec(engine, "exec") as exec:
-        await exec.until_all_locked(body)
+    with DrmExec(engine) as exec_:
+        await exec_.until_all_locked(body)
 
 ``-EDEADLK`` leaves the body as an exception, which stands for ``drm_exec_retry_on_contention``; a body
 that catches it is run again all the same.  Leaving the block unlocks everything, whatever happened.
@@ -90,8 +90,10 @@ class DrmExec:
         """Run ``body(exec)`` until a pass ends without contention.
 
         Its kernel errors pass through, except -EDEADLK that came from here.  What is locked then stays
-        locked until :meth:`fini`.
+        locked until :meth:`fini`.  An exec has one such loop.
         """
+        if self.ticket is not None:
+            raise EngineError(f"{self.name} has been through its loop already")
         self.ticket = ticket = WwCtx(self.engine, self.ww_class, inject=self.inject)
         while True:
             self.passes += 1

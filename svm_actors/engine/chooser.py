@@ -8,7 +8,14 @@ from svm_actors.engine.task import Task
 
 
 class Chooser(Protocol):
-    """Makes the choices of one run; strategies and replay implement it."""
+    """Makes the choices of one run; strategies and replay implement it.
+
+    Two attributes are optional; the engine looks for them once, when it is made:
+
+    * a method ``ran(task)`` is told of every step, contested or not, just before ``task`` does its ``op``;
+    * a list ``touched`` gets every lock that is released, or taken, without an op of its own: with the
+      op it makes up the footprint of the step, and whoever reads it empties it.
+    """
 
     name: str
 

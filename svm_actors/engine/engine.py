@@ -88,11 +88,12 @@ class Engine:
         self.listeners: list[Callable[[Any], None]] = []
         self._timers: list[tuple[int, int, int, Task]] = []
         self._idler: Task | None = None
-        self._created = 0
-        self._queued = 0
+        self._created = self._queued = 0
         self._roots: dict[str, int] = {}
         self._identify = backend.identify
         self._switch = backend.switch
+        self._ran: Callable[[Task], None] | None = getattr(chooser, "ran", None)
+        self.touched: list[Named] | None = getattr(chooser, "touched", None)  # see Chooser
         backend.engine = self
 
     # -- tasks ---------------------------------------------------------------------
@@ -128,8 +129,7 @@ class Engine:
         return task
 
     def _root_name(self, name: str) -> str:
-        count = self._roots.get(name, 0)
-        self._roots[name] = count + 1
+        self._roots[name] = count = self._roots.get(name, -1) + 1
         return f"{name}.{count}" if count else name
 
     def nursery(self) -> Nursery:
@@ -341,6 +341,8 @@ class Engine:
                 self.enable(chosen)
             else:
                 return self._stuck(deadlock(self))
+            if self._ran is not None:
+                self._ran(chosen)
         except Exception as error:  # a strategy or a replay that cannot go on ends the run
             return self._stuck(error)
         if steps > self.step_budget:

@@ -78,6 +78,8 @@ class Lock(Source):
             raise EngineError(f"{owner.name} releases {self.name} but does not hold it")
         self._holders.remove(owner)
         del owner.held[self]
+        if self.engine.touched is not None:
+            self.engine.touched.append(self)
 
 
 class Mutex(Lock):
@@ -138,11 +140,15 @@ class SpinLock(Mutex):
         assert task is not None
         engine.lockdep.waiting(task, self)
         self._take(task.thread, "w")
+        if engine.touched is not None:
+            engine.touched.append(self)
 
     async def trylock(self) -> bool:
         """Take it if free; inside another spinlock's section this is no op."""
         if not self.engine.atomic:
             return await super().trylock()
+        if self.engine.touched is not None:
+            self.engine.touched.append(self)
         if self._holders:
             return False
         task = self.engine.current
@@ -322,6 +328,8 @@ class BitLock(Lock):
         """The bare bit operation, for use inside a section that is already atomic."""
         task = self.engine.current
         assert task is not None
+        if self.engine.touched is not None:
+            self.engine.touched.append(self)
         if self._holders:
             return False
         self._take(task.thread, "w")

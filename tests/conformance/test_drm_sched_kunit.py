@@ -21,7 +21,7 @@ from svm_actors.drm.sched_entity import SchedEntity
 from svm_actors.drm.sched_fence import SchedFence
 from svm_actors.drm.sched_invariants import SchedInvariants
 from svm_actors.drm.sched_mock import MockFlags, MockGpu, MockJob
-from svm_actors.drm.sched_types import UNLIMITED_CREDITS, Priority
+from svm_actors.drm.sched_types import Priority
 from svm_actors.drm.sched_user import ProcessGroup
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import ESRCH, ETIMEDOUT
@@ -402,14 +402,3 @@ def test_two_clients_high_normal(credit_limit: int, record_property: Report) -> 
 @both_limits
 def test_two_clients_high_low(credit_limit: int, record_property: Report) -> None:
     compete(Priority.HIGH, Priority.LOW, credit_limit, record_property)
-
-
-# -- the suite itself ----------------------------------------------------------------------------
-
-
-def test_unlimited_is_the_default() -> None:
-    async def body(suite: Suite) -> None:
-        assert suite.sched.credit_limit == UNLIMITED_CREDITS
-        await suite.engine.step("local")
-
-    check(body)

@@ -5,103 +5,18 @@ Contexts are made in the order of the letters, so ``a`` is always the oldest.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from engine_toys import Scripted, check, gather, run_on
+from engine_toys import Scripted, check, run_on
+from ww_toys import WAIT_DIE, WOUND_WAIT, alone, play
 
 from svm_actors.engine.engine import Engine
-from svm_actors.engine.errors import EALREADY, EDEADLK, EINTR, Deadlock, PropertyFailed
-from svm_actors.engine.locks import Mutex
+from svm_actors.engine.errors import EDEADLK, EINTR, Deadlock
 from svm_actors.engine.signals import flush_signals, send_signal
 from svm_actors.engine.ww_mutex import WwClass, WwCtx, WwMutex
 
-WAIT_DIE = WwClass("toy", "wait-die")
-WOUND_WAIT = WwClass("toy", "wound-wait")
-
 BOTH = pytest.mark.parametrize("ww_class", [WAIT_DIE, WOUND_WAIT], ids=lambda ww_class: ww_class.algorithm)
-
-
-def alone(body: Callable[[Engine], Awaitable[None]]) -> None:
-    """Run a body that is its own only task; what it raises comes out."""
-    outcome = run_on("direct", body, Scripted())
-    if outcome.error is not None:
-        raise outcome.error
-
-
-class Cast:
-    """Threads that do one thing at a time, as the test says: stamps in the order of first appearance."""
-
-    def __init__(self, engine: Engine, ww_class: WwClass, *locks: str) -> None:
-        self.engine = engine
-        self.ww_class = ww_class
-        self.locks = {name: WwMutex(engine, name, ww_class) for name in locks}
-        self.contexts: dict[str, WwCtx] = {}
-        self.log: list[str] = []
-        self.commands: dict[str, list[tuple[str, str]]] = {}
-        self.tasks: dict[str, Any] = {}
-
-    async def actor(self, who: str, *, context: bool) -> None:
-        """Obey commands until told to leave; being blocked in one is visible in the log."""
-        if context:
-            self.contexts[who] = WwCtx(self.engine, self.ww_class)
-        while True:
-            await self.engine.step("local", None, who)
-            if not self.commands[who]:
-                await self.engine.sleep(1)
-                continue
-            verb, name = self.commands[who].pop(0)
-            if verb == "leave":
-                if context:
-                    self.contexts[who].fini()
-                return
-            self.log.append(await self.obey(who, verb, name))
-
-    async def obey(self, who: str, verb: str, name: str) -> str:
-        lock, ctx = self.locks[name], self.contexts.get(who)
-        try:
-            if verb == "lock":
-                await lock.lock(ctx)
-            elif verb == "slow":
-                assert ctx is not None
-                await lock.lock_slow(ctx)
-            elif verb == "try":
-                return f"{who} got {name}" if await lock.trylock() else f"{who} missed {name}"
-            else:
-                lock.unlock()
-                return f"{who} dropped {name}"
-        except (EDEADLK, EALREADY) as error:
-            return f"{who} {error.code} {name}"
-        return f"{who} got {name}"
-
-
-def play(ww_class: WwClass, script: str, *, contexts: str = "abc", threads: str = "") -> str:
-    """Run a script like ``a+x b+y b+x``: lock, ``-`` unlock, ``!`` slow lock, ``?`` trylock.
-
-    Every command is given when everybody is idle or blocked; the answer is the log, events in the order
-    they happened, a space between commands' groups.
-    """
-    result: list[str] = []
-    verbs = {"+": "lock", "-": "unlock", "!": "slow", "?": "try"}
-    steps = script.split()
-
-    async def body(engine: Engine) -> None:
-        cast = Cast(engine, ww_class, *dict.fromkeys(step[2] for step in steps))
-        for who in contexts + threads:
-            cast.commands[who] = []
-            cast.tasks[who] = engine.spawn(cast.actor(who, context=who in contexts), who, daemon=True)
-            await engine.sleep(10)
-        for who, verb, name in steps:
-            cast.commands[who].append((verbs[verb], name))
-            before = len(cast.log)
-            await engine.sleep(10)
-            result.append(", ".join(cast.log[before:]) or f"{who} waits for {name}")
-
-    outcome = run_on("direct", body)
-    if outcome.error is not None:
-        raise outcome.error
-    return "; ".join(result)
 
 
 # -- one lock ------------------------------------------------------------------------------
@@ -317,121 +232,6 @@ def test_a_free_lock_is_taken_even_with_a_signal_pending() -> None:
         lock.unlock()
 
     alone(body)
-
-
-# -- misuse --------------------------------------------------------------------------------------
-
-
-def misuse(body: Callable[[Engine], Awaitable[None]], text: str, rule: str = "INV-FEN-05") -> None:
-    with pytest.raises(PropertyFailed, match=text) as info:
-        alone(body)
-    assert info.value.rule == rule
-
-
-def test_a_lock_after_acquire_done_is_misuse() -> None:
-    async def body(engine: Engine) -> None:
-        ctx = WwCtx(engine, WAIT_DIE)
-        ctx.acquire_done()
-        await WwMutex(engine, "x", WAIT_DIE).lock(ctx)
-
-    misuse(body, "toy#1 takes x after acquire_done")
-
-
-def test_a_context_may_not_end_with_locks_held() -> None:
-    async def body(engine: Engine) -> None:
-        ctx = WwCtx(engine, WAIT_DIE)
-        await WwMutex(engine, "x", WAIT_DIE).lock(ctx)
-        ctx.fini()
-
-    misuse(body, "ends while it holds 1 locks")
-
-
-def test_a_context_of_another_class_is_misuse() -> None:
-    async def body(engine: Engine) -> None:
-        await WwMutex(engine, "x", WAIT_DIE).lock(WwCtx(engine, WwClass("other")))
-
-    misuse(body, "is a context of other, x is a lock of toy")
-
-
-def test_a_context_belongs_to_its_thread() -> None:
-    async def body(engine: Engine) -> None:
-        ctx = WwCtx(engine, WAIT_DIE)
-        lock = WwMutex(engine, "x", WAIT_DIE)
-        await gather(engine, lambda: lock.lock(ctx))
-
-    misuse(body, "of main is used by main/a.0")
-
-
-def test_after_edeadlk_everything_is_dropped_and_the_contended_lock_comes_first() -> None:
-    def script(*rest: str) -> str:
-        return " ".join(["a+x", "b+y", "b+x", *rest])
-
-    for rest, text in (
-        (("b+x",), "has to back off and take x first"),
-        (("b-y", "b+y"), "takes y, but it has to back off and take x first"),
-        (("b!x",), "takes the slow path while it holds 1 locks"),
-    ):
-        with pytest.raises(PropertyFailed, match=text):
-            play(WAIT_DIE, script(*rest))
-
-
-def test_the_plain_lock_is_as_good_as_the_slow_one_once_nothing_is_held() -> None:
-    assert play(WAIT_DIE, "a+x b+y b+x b-y b+x a-x").endswith("b waits for x; a dropped x, b got x")
-
-
-# -- lock order ----------------------------------------------------------------------------------
-
-
-def test_two_of_a_class_without_a_context_are_reported_before_they_deadlock() -> None:
-    async def body(engine: Engine) -> None:
-        x, y = (WwMutex(engine, name, WAIT_DIE) for name in "xy")
-        await x.lock()
-        await y.lock()
-
-    misuse(body, "main takes y while holding x, and not in one acquire context")
-
-
-def test_two_contexts_of_one_thread_are_reported() -> None:
-    async def body(engine: Engine) -> None:
-        x, y = (WwMutex(engine, name, WAIT_DIE) for name in "xy")
-        await x.lock(WwCtx(engine, WAIT_DIE))
-        await y.lock(WwCtx(engine, WAIT_DIE))
-
-    misuse(body, "not in one acquire context")
-
-
-def test_one_got_by_trylock_may_be_held_too() -> None:
-    async def body(engine: Engine) -> None:
-        x, y = (WwMutex(engine, name, WAIT_DIE) for name in "xy")
-        assert await x.trylock()
-        ctx = WwCtx(engine, WAIT_DIE)
-        await y.lock(ctx)
-        y.unlock()
-        x.unlock()
-        ctx.fini()
-
-    alone(body)
-
-
-def test_other_classes_are_ordered_as_usual() -> None:
-    async def body(engine: Engine) -> None:
-        ww, mutex = WwMutex(engine, "x", WAIT_DIE), Mutex(engine, "m", "outer")
-        async with mutex:
-            await ww.lock()
-            ww.unlock()
-        await ww.lock()
-        await mutex.acquire()
-
-    misuse(body, "main takes outer while holding toy", "INV-24")
-
-
-def test_the_same_one_twice_without_a_context_is_reported() -> None:
-    async def body(engine: Engine) -> None:
-        x = WwMutex(engine, "x", WAIT_DIE)
-        await x.lock()
-        await x.lock()
-
-    misuse(body, "takes x twice", "INV-24")
 
 
 # -- injection, reports --------------------------------------------------------------------------

@@ -6,14 +6,11 @@ import pytest
 from engine_toys import run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ww_toys import Held, Program, every_schedule, lockers
+from ww_toys import WAIT_DIE, WOUND_WAIT, Held, Program, every_schedule, lockers
 
 from svm_actors.engine.errors import Deadlock, PropertyFailed
 from svm_actors.engine.ww_mutex import WwClass, WwMutex
 from svm_actors.explore.strategies import make
-
-WAIT_DIE = WwClass("toy", "wait-die")
-WOUND_WAIT = WwClass("toy", "wound-wait")
 
 BOTH = pytest.mark.parametrize("ww_class", [WAIT_DIE, WOUND_WAIT], ids=lambda ww_class: ww_class.algorithm)
 

@@ -1,18 +1,109 @@
-"""Threads that lock sets of ww mutexes with back-off, and a search through every schedule of a few."""
+"""Threads that lock ww mutexes: as a script says, or whole sets with back-off on every schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import attrs
+from engine_toys import Scripted, run_on
 
 from svm_actors.engine.backend import DirectBackend
 from svm_actors.engine.engine import Engine
-from svm_actors.engine.errors import EDEADLK
+from svm_actors.engine.errors import EALREADY, EDEADLK
 from svm_actors.engine.ww_mutex import WwClass, WwCtx, WwMutex
 
 Program = Callable[[Engine], Coroutine[Any, Any, None]]
+
+WAIT_DIE = WwClass("toy", "wait-die")
+WOUND_WAIT = WwClass("toy", "wound-wait")
+
+
+# -- a script ----------------------------------------------------------------------------------
+
+
+def alone(body: Callable[[Engine], Awaitable[None]]) -> None:
+    """Run a body that is its own only task; what it raises comes out."""
+    outcome = run_on("direct", body, Scripted())
+    if outcome.error is not None:
+        raise outcome.error
+
+
+class Cast:
+    """Threads that do one thing at a time, as the test says: stamps in the order of first appearance."""
+
+    def __init__(self, engine: Engine, ww_class: WwClass, *locks: str) -> None:
+        self.engine = engine
+        self.ww_class = ww_class
+        self.locks = {name: WwMutex(engine, name, ww_class) for name in locks}
+        self.contexts: dict[str, WwCtx] = {}
+        self.log: list[str] = []
+        self.commands: dict[str, list[tuple[str, str]]] = {}
+        self.tasks: dict[str, Any] = {}
+
+    async def actor(self, who: str, *, context: bool) -> None:
+        """Obey commands until told to leave; being blocked in one is visible in the log."""
+        if context:
+            self.contexts[who] = WwCtx(self.engine, self.ww_class)
+        while True:
+            await self.engine.step("local", None, who)
+            if not self.commands[who]:
+                await self.engine.sleep(1)
+                continue
+            verb, name = self.commands[who].pop(0)
+            if verb == "leave":
+                if context:
+                    self.contexts[who].fini()
+                return
+            self.log.append(await self.obey(who, verb, name))
+
+    async def obey(self, who: str, verb: str, name: str) -> str:
+        lock, ctx = self.locks[name], self.contexts.get(who)
+        try:
+            if verb == "lock":
+                await lock.lock(ctx)
+            elif verb == "slow":
+                assert ctx is not None
+                await lock.lock_slow(ctx)
+            elif verb == "try":
+                return f"{who} got {name}" if await lock.trylock() else f"{who} missed {name}"
+            else:
+                lock.unlock()
+                return f"{who} dropped {name}"
+        except (EDEADLK, EALREADY) as error:
+            return f"{who} {error.code} {name}"
+        return f"{who} got {name}"
+
+
+def play(ww_class: WwClass, script: str, *, contexts: str = "abc", threads: str = "") -> str:
+    """Run a script like ``a+x b+y b+x``: lock, ``-`` unlock, ``!`` slow lock, ``?`` trylock.
+
+    Every command is given when everybody is idle or blocked; the answer is the log, events in the order
+    they happened, a space between commands' groups.
+    """
+    result: list[str] = []
+    verbs = {"+": "lock", "-": "unlock", "!": "slow", "?": "try"}
+    steps = script.split()
+
+    async def body(engine: Engine) -> None:
+        cast = Cast(engine, ww_class, *dict.fromkeys(step[2] for step in steps))
+        for who in contexts + threads:
+            cast.commands[who] = []
+            cast.tasks[who] = engine.spawn(cast.actor(who, context=who in contexts), who, daemon=True)
+            await engine.sleep(10)
+        for who, verb, name in steps:
+            cast.commands[who].append((verbs[verb], name))
+            before = len(cast.log)
+            await engine.sleep(10)
+            result.append(", ".join(cast.log[before:]) or f"{who} waits for {name}")
+
+    outcome = run_on("direct", body)
+    if outcome.error is not None:
+        raise outcome.error
+    return "; ".join(result)
+
+
+# -- whole sets --------------------------------------------------------------------------------
 
 
 @attrs.frozen
