@@ -30,6 +30,8 @@ class Kind(Enum):
     RAM = "ram"
     ZERO = "zero"
     DEVICE_PRIVATE = "device_private"
+    VRAM = "vram"
+    """Device memory of a buffer object: no struct page, the core MM never meets one."""
 
 
 class Folio:

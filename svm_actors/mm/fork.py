@@ -99,4 +99,6 @@ def copy_entry(core: CoreMm, copy: Vma, vma: Vma, vpn: int, pte: Pte) -> None:
             folio.add_mapping()
             folio.anon_exclusive = False
     parent.set(vpn, shared)
-    child.set(vpn, shared._replace(dirty=pte.dirty and not vma.is_cow))
+    if pte.kind is Entry.PRESENT:
+        shared = shared._replace(young=False, dirty=pte.dirty and vma.is_cow)
+    child.set(vpn, shared)

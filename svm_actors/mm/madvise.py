@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EINVAL, ENOMEM
-from svm_actors.mm.constants import PTRS_PER_PTE, Vm
+from svm_actors.mm.constants import PAGE_SIZE, PTRS_PER_PTE, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
 from svm_actors.mm.memory import zap_entry, zap_range
 from svm_actors.mm.messages import Madvise
 from svm_actors.mm.mm_struct import Mm
-from svm_actors.mm.mmap import page_range
+from svm_actors.mm.mmap import isolate_range, merge_around, page_range
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
 from svm_actors.mm.page_table import Entry
 from svm_actors.mm.swap import reclaim_pages
@@ -32,33 +32,55 @@ FORK_FLAGS = {
     "keeponfork": (Vm.WIPEONFORK, False),
 }
 
+KNOWN = NO_EFFECT | FORK_FLAGS.keys() | {"pageout", "dontneed", "free"}
+
 
 async def madvise(core: CoreMm, message: Madvise) -> None:
     """madvise.  -EINVAL unknown advice, -ENOMEM when parts of the range are not mapped (the rest is done)."""
-    mm = message.mm
-    if message.length == 0:
+    mm, advice = message.mm, message.advice
+    if advice not in KNOWN:
+        raise EINVAL
+    if message.length == 0 and not message.addr % PAGE_SIZE:
         return
     start, end = page_range(message.addr, message.length)
-    advice = message.advice
     if advice in FORK_FLAGS:
-        await _fork_advice(mm, start, end, advice)
+        await _fork_advice(core, mm, start, end, advice)
     elif advice == "pageout":
         await reclaim_pages(core, mm, start, end)
     elif advice in ("dontneed", "free"):
         await _zap_advice(core, mm, start, end, advice)
-    elif advice not in NO_EFFECT:
-        raise EINVAL
 
 
-async def _fork_advice(mm: Mm, start: int, end: int, advice: str) -> None:
-    flag, value = FORK_FLAGS[advice]
+async def _fork_advice(core: CoreMm, mm: Mm, start: int, end: int, advice: str) -> None:
+    """madvise_vma_behavior under mmap_lock for write, VMA by VMA; holes are skipped, then reported."""
     await mm.mmap_write_lock()
     try:
-        for vma in mm.vmas.overlapping(start, end):
-            await vma.start_write()
-            vma.flags = vma.flags | flag if value else vma.flags & ~flag
+        at, hole = start, False
+        while at < end:
+            vma = mm.vmas.at_or_after(at)
+            if vma is None or vma.start >= end:
+                raise ENOMEM
+            hole = hole or vma.start > at
+            at, stop = max(at, vma.start), min(end, vma.end)
+            await _set_fork_flag(core, vma, at, stop, advice)
+            at = stop
+        if hole:
+            raise ENOMEM
     finally:
         mm.mmap_write_unlock()
+
+
+async def _set_fork_flag(core: CoreMm, vma: Vma, start: int, end: int, advice: str) -> None:
+    """One VMA's part: split, set the flag, merge.  -EINVAL: only private anonymous memory is wiped."""
+    flag, value = FORK_FLAGS[advice]
+    if advice == "wipeonfork" and not vma.is_anonymous:
+        raise EINVAL
+    flags = vma.flags | flag if value else vma.flags & ~flag
+    if flags != vma.flags:
+        (part,) = await isolate_range(core, vma.mm, start, end)
+        await part.start_write()
+        part.flags = flags
+        await merge_around(core, part.mm, part)
 
 
 async def _zap_advice(core: CoreMm, mm: Mm, start: int, end: int, advice: str) -> None:

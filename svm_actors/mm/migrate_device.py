@@ -142,7 +142,7 @@ async def _restore(core: CoreMm, entry: MigratePfn, fault_page: Folio | None, *,
     entry.clear()
     if isolated:
         _putback(core, folio)
-    _release(folio, fault_page)
+    _release(core, folio, fault_page)
 
 
 def _putback(core: CoreMm, folio: Folio) -> None:
@@ -151,9 +151,11 @@ def _putback(core: CoreMm, folio: Folio) -> None:
         core.lru.add(folio)
 
 
-def _release(folio: Folio, fault_page: Folio | None) -> None:
+def _release(core: CoreMm, folio: Folio, fault_page: Folio | None) -> None:
+    """Unlock and put.  Who unmapped it meanwhile met the lock, and left its place in the swap cache to us."""
     if folio is not fault_page:
         folio.lock.release()
+        core.swap.free_swap_cache(folio)
     folio.put("collect")
 
 
@@ -285,9 +287,10 @@ async def _finalize(
                 source.put("collect")
             else:
                 _putback(core, source)
-                _release(source, fault_page)
+                _release(core, source, fault_page)
         if target is not None:
             target.lock.release()
+            core.swap.free_swap_cache(target)
             target.put("dst")
             dst[index] = None
 

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 
 
 def page_range(addr: int, length: int) -> tuple[int, int]:
-    """Pages [start, end) of a byte range.  -EINVAL when unaligned, empty or out of the address space."""
+    """Pages [start, end) of a byte range.  -EINVAL when unaligned or empty."""
     if addr % PAGE_SIZE or length <= 0 or addr < 0:
         raise EINVAL
-    start, end = addr >> PAGE_SHIFT, (addr + length + PAGE_SIZE - 1) >> PAGE_SHIFT
-    if end > TASK_PAGES:
-        raise EINVAL
-    return start, end
+    return addr >> PAGE_SHIFT, (addr + length + PAGE_SIZE - 1) >> PAGE_SHIFT
 
 
 # -- split, merge, insert -------------------------------------------------------------------
@@ -135,6 +132,8 @@ async def munmap(core: CoreMm, message: Munmap) -> None:
     """munmap.  -EINVAL on a bad range; a range without mappings is success without event."""
     mm = message.mm
     start, end = page_range(message.addr, message.length)
+    if end > TASK_PAGES:
+        raise EINVAL
     await mm.mmap_write_lock()
     try:
         await do_munmap(core, mm, start, end, downgrade=True)
@@ -179,8 +178,8 @@ async def mmap(core: CoreMm, message: Mmap) -> int:
         raise EINVAL
     exact = message.fixed or message.noreplace
     npages = (message.length + PAGE_SIZE - 1) >> PAGE_SHIFT
-    if exact:
-        page_range(message.addr, message.length)
+    if exact and page_range(message.addr, message.length)[1] > TASK_PAGES:
+        raise ENOMEM
     await mm.mmap_write_lock()
     try:
         start = place(mm, message.addr, npages, exact)
@@ -240,7 +239,7 @@ async def _brk_locked(core: CoreMm, mm: Mm, end: int) -> int:
         mm.brk_end = end
         await do_munmap(core, mm, new_page, old_page, downgrade=True)
     elif new_page > old_page:
-        if mm.vmas.overlapping(old_page, new_page):
+        if mm.vmas.overlapping(old_page, new_page + 1):  # a free page is kept above the heap
             return mm.brk_end
         length = (new_page - old_page) << PAGE_SHIFT
         request = Mmap(mm, old_page << PAGE_SHIFT, length, core.heap_prot, fixed=True)

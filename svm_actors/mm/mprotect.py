@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import ENOMEM
-from svm_actors.mm.constants import ACCESS_FLAGS, PTRS_PER_PTE, Vm
+from svm_actors.mm.constants import ACCESS_FLAGS, PAGE_SIZE, PTRS_PER_PTE, Vm
 from svm_actors.mm.memory import can_change_pte_writable
 from svm_actors.mm.messages import Mprotect
 from svm_actors.mm.mm_struct import Mm
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 async def mprotect(core: CoreMm, message: Mprotect) -> None:
     """mprotect.  -EINVAL, -ENOMEM at the first hole: what lies before it is changed."""
     mm = message.mm
-    if message.length == 0:
+    if message.length == 0 and not message.addr % PAGE_SIZE:
         return
     start, end = page_range(message.addr, message.length)
     await mm.mmap_write_lock()

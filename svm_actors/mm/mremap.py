@@ -88,7 +88,7 @@ async def _remap_one(core: CoreMm, message: Mremap, start: int, old: int, new: i
         raise EFAULT
     if not old and not vma.is_shared:
         raise EINVAL
-    if start + old > vma.end:
+    if start + min(old, new) > vma.end:  # what a shrink cuts off may lie in other VMAs
         raise EFAULT
     if message.fixed:
         return await _resize_to(core, message, start, old, new)

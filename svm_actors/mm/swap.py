@@ -140,6 +140,7 @@ async def pageout(core: CoreMm, folio: Folio) -> int:
         core.swap.free_if_unused(slot)
         core.engine.count("reclaim.swap_out")
     folio.lock.release()
+    core.swap.free_swap_cache(folio)  # in case the last entry went while the lock was held here
     putback(core, folio)
     return int(gone)
 

@@ -166,9 +166,9 @@ class VmaTree:
         return self._by_start.peekitem(index)[1] if index < len(self._by_start) else None
 
     def overlapping(self, start: int, end: int) -> list[Vma]:
-        """VMAs that touch [start, end), in address order."""
+        """VMAs that touch [start, end), in address order; an empty range touches none."""
         found = []
-        vma = self.at_or_after(start)
+        vma = self.at_or_after(start) if start < end else None
         while vma is not None and vma.start < end:
             found.append(vma)
             vma = self.next(vma.end)
