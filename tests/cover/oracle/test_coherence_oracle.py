@@ -16,11 +16,16 @@ class World:
     """As much of a world as the oracle looks at."""
 
     def __init__(self, rig):
+        self.rig = rig
         self.engine = rig.engine
         self.mms = {1: rig.mm}
 
     def mm_of_asid(self, gpu, asid):
         return self.mms.get(asid)
+
+    def userptr_place(self, gpu, asid, folio):
+        """Address space 3 reaches the page as user memory, wherever it has bound it."""
+        return (self.rig.mm, FIRST) if asid == 3 else None
 
 
 @pytest.fixture
@@ -63,6 +68,15 @@ def test_a_read_returns_the_last_write(watched):
     cpu(oracle, rig, 0, 6)
     refuses(oracle, rig, 0, 5)
     refuses(oracle, rig, 0, 0)
+
+
+def test_user_memory_is_judged_where_the_process_has_it(watched):
+    oracle, rig = watched
+    page = folio(rig)
+    oracle(GpuAccess("gpu0", 3, 77, 0, b"\x09", "store", page, 0))
+    cpu(oracle, rig, 0, 9)
+    with pytest.raises(PropertyFailed):
+        oracle(GpuAccess("gpu0", 3, 77, 0, b"\x0a", "load", page, 0))
 
 
 def test_gpu_and_cpu_share_one_memory(watched):

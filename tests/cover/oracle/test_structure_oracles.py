@@ -190,4 +190,4 @@ def test_attach_installs_listeners_and_checks():
     world = SimpleNamespace(engine=SimpleNamespace(listeners=[]), at_rest=[], at_close=[])
     attach(world)
     assert [listener.name for listener in world.engine.listeners] == ["coherence", "invalidation", "structure"]
-    assert (len(world.at_rest), len(world.at_close)) == (2, 2)
+    assert (len(world.at_rest), len(world.at_close)) == (3, 2)
