@@ -10,19 +10,22 @@ everything down and lets the oracles count what is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Literal, TypeVar, overload
 
 import attrs
 
+from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT
+from svm_actors.drm.syncobj import Syncobj
+from svm_actors.drm.syncobj_wait import WaitFlags, wait_array
 from svm_actors.engine.actor import Message
 from svm_actors.engine.engine import Engine
-from svm_actors.engine.errors import ESRCH
+from svm_actors.engine.errors import EINVAL, ESRCH
 from svm_actors.engine.locks import WaitQueue
 from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.task import Task
 from svm_actors.gpu.gpu import Gpu
-from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Store
+from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Result, Step, Store
 from svm_actors.mirror.device import MirrorDevice
 from svm_actors.mirror.mended import MendedDevice
 from svm_actors.mirror.messages import OpenMirror
@@ -31,11 +34,21 @@ from svm_actors.mm import messages as m
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, Prot
 from svm_actors.mm.core import CoreMm
 from svm_actors.mm.cpu import cpu_read, cpu_write, pieces
+from svm_actors.mm.folio import Folio
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_alloc import PageAllocator
 from svm_actors.mm.shmem import FileObject
+from svm_actors.xe.bind_queue import BindQueue
 from svm_actors.xe.device import XeDevice, XeDriver
+from svm_actors.xe.exec import Execution, exec_ioctl
+from svm_actors.xe.exec_queue import ExecQueue
+from svm_actors.xe.gem import XeBo
+from svm_actors.xe.preempt_fence import add_lr_queue
+from svm_actors.xe.sync import Sync
+from svm_actors.xe.user_fence import UserFence
 from svm_actors.xe.vm import XeVm
+from svm_actors.xe.vm_bind import BindKind, BindOp, vm_bind
+from svm_actors.xe.vm_mode import XeBindVm
 
 T = TypeVar("T")
 
@@ -68,6 +81,13 @@ class Config:
     mirror_driver: str = attrs.field(default="mended", validator=attrs.validators.in_(("mended", "7.3.4")))
     """``mended``: a correct small driver.  ``7.3.4``: the stock test driver with its traps (HM-D01 ...),
     which loses writes and uses freed pages as soon as its commands race."""
+
+
+def pages_of(length: int) -> int:
+    """Bytes in pages.  -EINVAL unless it is a whole number of them."""
+    if length % PAGE_SIZE:
+        raise EINVAL
+    return length >> PAGE_SHIFT
 
 
 def protection(prot: str) -> Prot:
@@ -219,6 +239,161 @@ class GpuVm:
             await self.vm.close()
 
 
+class UserSyncobj(Syncobj):
+    """A syncobj as user space has it: an in- or out-fence of binds and jobs."""
+
+    async def wait(self, timeout: int = MAX_SCHEDULE_TIMEOUT) -> None:
+        """Sleep until something was submitted and is done.  -ETIME."""
+        await wait_array(self.engine, [self], flags=WaitFlags.ALL | WaitFlags.FOR_SUBMIT, timeout=timeout)
+
+    @property
+    def done(self) -> bool:
+        """Something was submitted and is done."""
+        return self.fence is not None and self.fence.is_signaled()
+
+    def sync_in(self) -> Sync:
+        """As an in-fence."""
+        return Sync(self)
+
+    def sync_out(self) -> Sync:
+        """As an out-fence."""
+        return Sync(self, signal=True)
+
+
+class BindVm:
+    """A GPU address space that user space fills: objects are bound into it and jobs submitted to it.
+
+    Addresses, lengths and offsets are bytes, multiples of the page size.
+    """
+
+    def __init__(self, world: World, vm: XeBindVm) -> None:
+        self.world = world
+        self.vm = vm
+        self.open = True
+
+    async def create_bo(
+        self, length: int, *, placement: str = "vram", external: bool = False, name: str | None = None
+    ) -> XeBo:
+        """A buffer object, local to this VM unless ``external``."""
+        name = name or self.world.core.new_name("bo")
+        local = None if external else self.vm
+        bo = await XeBo.create(self.vm.device, name, pages_of(length), placement=placement, vm=local)
+        self.world.bos.append(bo)
+        return bo
+
+    async def bind(
+        self,
+        addr: int,
+        bo: XeBo | None,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        flags: int = 0,
+        queue: BindQueue | None = None,
+        syncs: Sequence[Sync] = (),
+    ) -> None:
+        """MAP an object; without one (and with the NULL flag) a null mapping."""
+        length = bo.npages * PAGE_SIZE - offset if length is None and bo is not None else length
+        await self.bind_array([self.map_op(addr, bo, length or 0, offset, flags)], queue=queue, syncs=syncs)
+
+    async def bind_userptr(
+        self,
+        addr: int,
+        user_addr: int,
+        length: int,
+        *,
+        flags: int = 0,
+        queue: BindQueue | None = None,
+        syncs: Sequence[Sync] = (),
+    ) -> None:
+        """MAP memory of the process."""
+        op = BindOp(
+            BindKind.MAP_USERPTR, pages_of(addr), pages_of(length), offset=pages_of(user_addr), flags=flags
+        )
+        await self.bind_array([op], queue=queue, syncs=syncs)
+
+    async def unbind(
+        self, addr: int, length: int, *, queue: BindQueue | None = None, syncs: Sequence[Sync] = ()
+    ) -> None:
+        """UNMAP a range; mappings that reach out of it keep the rest."""
+        await self.bind_array([self.unmap_op(addr, length)], queue=queue, syncs=syncs)
+
+    async def unbind_all(self, bo: XeBo, *, queue: BindQueue | None = None, syncs: Sequence[Sync] = ()) -> None:
+        """UNMAP_ALL: every mapping of one object."""
+        await self.bind_array([BindOp(BindKind.UNMAP_ALL, bo=bo)], queue=queue, syncs=syncs)
+
+    async def prefetch(
+        self, addr: int, length: int, *, queue: BindQueue | None = None, syncs: Sequence[Sync] = ()
+    ) -> None:
+        """PREFETCH: make resident what is mapped there, and write its entries again."""
+        await self.bind_array(
+            [BindOp(BindKind.PREFETCH, pages_of(addr), pages_of(length))], queue=queue, syncs=syncs
+        )
+
+    async def bind_array(
+        self, ops: Sequence[BindOp], *, queue: BindQueue | None = None, syncs: Sequence[Sync] = ()
+    ) -> None:
+        """Any operations, in order, as one."""
+        await vm_bind(self.vm, ops, queue=queue, syncs=syncs)
+
+    @staticmethod
+    def map_op(addr: int, bo: XeBo | None, length: int, offset: int = 0, flags: int = 0) -> BindOp:
+        """One MAP for :meth:`bind_array`."""
+        return BindOp(BindKind.MAP, pages_of(addr), pages_of(length), bo, pages_of(offset), flags)
+
+    @staticmethod
+    def unmap_op(addr: int, length: int) -> BindOp:
+        """One UNMAP for :meth:`bind_array`."""
+        return BindOp(BindKind.UNMAP, pages_of(addr), pages_of(length))
+
+    def bind_queue(self) -> BindQueue:
+        """A further bind queue."""
+        return self.vm.create_bind_queue()
+
+    def user_fence(self, process: Process, addr: int, value: int) -> UserFence:
+        """Memory of the process that gets a value."""
+        return UserFence(self.world.core, process.mm, addr, value, self.vm.ufence_wq)
+
+    async def create_queue(self) -> ExecQueue:
+        """A queue to submit programs to; in ``lr`` mode one that memory management can preempt."""
+        if self.vm.lr:
+            return await add_lr_queue(self.vm, self.vm.device)
+        return ExecQueue(self.vm, self.vm.device)
+
+    async def submit(
+        self,
+        queue: ExecQueue,
+        program: Iterable[Step],
+        ins: Sequence[UserSyncobj] = (),
+        outs: Sequence[UserSyncobj] = (),
+        *,
+        syncs: Sequence[Sync] = (),
+    ) -> Execution:
+        """Submit a program, to run after ``ins`` and to signal ``outs``; the answer can be waited for."""
+        every = [*(one.sync_in() for one in ins), *(one.sync_out() for one in outs), *syncs]
+        return await exec_ioctl(queue, tuple(program), every)
+
+    async def run(self, program: Iterable[Instruction]) -> list[Result]:
+        """Run a program on the compute engine at once, without a queue and without a fence."""
+        return await self.vm.device.gpu.compute.run(self.vm.asid, tuple(program))
+
+    async def load(self, addr: int, length: int = 1) -> bytes | Result:
+        """GPU load of bytes inside one page."""
+        ((vpn, offset, size),) = pieces(addr, length)
+        return (await self.run([Load(vpn, offset, size)]))[-1]
+
+    async def store(self, addr: int, data: bytes) -> Result:
+        """GPU store of bytes inside one page."""
+        ((vpn, offset, _size),) = pieces(addr, len(data))
+        return (await self.run([Store(vpn, offset, data)]))[-1]
+
+    async def close(self) -> None:
+        """Destroy the VM; what was submitted completes first."""
+        if self.open:
+            self.open = False
+            await self.vm.close()
+
+
 class GpuDevice:
     """One GPU with its driver."""
 
@@ -237,8 +412,21 @@ class GpuDevice:
         self.driver = XeDevice(self.gpu, world.core, world.xe)
         self.driver.start()
 
-    async def create_vm(self, process: Process, **options: Any) -> GpuVm:
-        """A fault-mode VM that mirrors the process's whole address space."""
+    @overload
+    async def create_vm(self, process: Process, mode: Literal["fault"] = ..., **options: Any) -> GpuVm: ...
+
+    @overload
+    async def create_vm(self, process: Process, mode: Literal["dma_fence", "lr"]) -> BindVm: ...
+
+    async def create_vm(self, process: Process, mode: str = "fault", **options: Any) -> GpuVm | BindVm:
+        """``fault``: a VM that mirrors the process's whole address space.
+
+        ``dma_fence`` and ``lr``: an empty one, to be filled with :meth:`BindVm.bind`.  -EINVAL for another mode.
+        """
+        if mode != "fault":
+            bind_vm = BindVm(self.world, await XeBindVm.create(self.driver, process.mm, mode))
+            self.world.bind_vms.append(bind_vm)
+            return bind_vm
         vm = GpuVm(self.world, await XeVm.create(self.driver, process.mm, **options))
         self.world.vms.append(vm)
         return vm
@@ -258,6 +446,10 @@ class World:
         self.core = CoreMm(engine, self.allocator)
         self.processes: list[Process] = []
         self.vms: list[GpuVm] = []
+        self.bind_vms: list[BindVm] = []
+        self.bos: list[XeBo] = []
+        """Buffer objects made, each with its handle's reference."""
+        self.syncobjs: list[UserSyncobj] = []
         self.mirrors: list[Mirror] = []
         self.files: list[FileObject] = []
         self.at_close: list[Callable[[], None]] = []
@@ -326,11 +518,26 @@ class World:
         self.files.append(file)
         return file
 
+    def syncobj(self, *, signaled: bool = False) -> UserSyncobj:
+        """A syncobj: an in- or out-fence of binds and jobs."""
+        syncobj = UserSyncobj(self.engine, self.core.new_name("syncobj"), signaled=signaled)
+        self.syncobjs.append(syncobj)
+        return syncobj
+
     def mm_of_asid(self, gpu: str, asid: int) -> Mm | None:
         """The address space that a GPU address space mirrors, None when it is gone."""
         for device in self.gpus:
             if device.gpu.name == gpu and asid in device.driver.vms:
                 return device.driver.vms[asid].mm
+        return None
+
+    def userptr_place(self, gpu: str, asid: int, folio: Folio) -> tuple[Mm, int] | None:
+        """Address space and page of a page that a VM of user space's own reached as user memory."""
+        for device in self.gpus:
+            vm = device.driver.bind_vms.get(asid) if device.gpu.name == gpu else None
+            if vm is not None and vm.mm is not None and vm.userptr is not None:
+                vpn = vm.userptr.place_of(folio)
+                return None if vpn is None else (vm.mm, vpn)
         return None
 
     # -- concurrency -------------------------------------------------------------------
@@ -364,6 +571,12 @@ class World:
             check()
         for vm in self.vms:
             await vm.close()
+        for bind_vm in self.bind_vms:
+            await bind_vm.close()
+        for bo in self.bos:
+            await bo.put()
+        for syncobj in self.syncobjs:
+            syncobj.put()
         for mirror in self.mirrors:
             await mirror.close()
         for process in self.processes:

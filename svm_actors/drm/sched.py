@@ -22,6 +22,7 @@ since an op is never announced between reading and writing one.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT, Fence
@@ -94,7 +95,7 @@ class DrmSched:
         """So is the memory gone."""
         self.score = Score() if score is None else score
         self.job_list_lock = SpinLock(engine, f"{name}.job_list_lock", "job_list_lock")
-        self.pending: dict[SchedJob, None] = {}
+        self.pending: OrderedDict[SchedJob, None] = OrderedDict()
         """pending_list: jobs on the hardware, oldest first."""
         self.leaked: list[SchedJob] = []
         """Jobs nobody will ever free: pending when the scheduler ended, without ``cancel_job``."""
@@ -104,12 +105,12 @@ class DrmSched:
         queues = list(Priority) if rule.priorities else [Priority.KERNEL]
         self.rqs = [self.rq_class(self, f"{name}.rq{priority.value}", rule) for priority in queues]
         self.own_submit_wq = submit_wq is None
-        self.submit_wq = submit_wq or Workqueue(engine, f"{name}.submit")
+        self.submit_wq = Workqueue(engine, f"{name}.submit") if submit_wq is None else submit_wq
         self.system_wq = Workqueue(engine, f"{name}.system", ordered=False)
         """Where killed jobs are brought to their end, and timeouts handled unless told otherwise."""
         self.work_run_job = Work(engine, f"{name}.run_job", self._run_job_work)
         self.work_free_job = Work(engine, f"{name}.free_job", self._free_job_work)
-        self.tdr = self.timeout_class(self, timeout, timeout_wq or self.system_wq)
+        self.tdr = self.timeout_class(self, timeout, self.system_wq if timeout_wq is None else timeout_wq)
         self.recovery = self.recovery_class(self)
         engine.emit(SchedStarted(self))
 

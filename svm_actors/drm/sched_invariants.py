@@ -9,12 +9,14 @@ then ``finished`` once, freed once and last.  Per scheduler: the credits are tho
 hardware and never more than the limit, and nothing is run while it is parked.  Per entity: ``finished``
 in order.  At rest: nobody who could run was forgotten.
 
-One exception the kernel makes: a job the driver could not put on the hardware ends at once, even when
-one in front of it is still there; it is counted as ``sched.finished_out_of_order``.
+Two exceptions the kernel makes, counted as ``sched.finished_out_of_order``: a job the driver could not
+put on the hardware ends at once, even when one in front of it is still there; and the end of a scheduler
+cancels what is on the hardware newest first.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -55,7 +57,7 @@ class EntityBook:
     """Sequence number of the last one pushed."""
     run: int = 0
     """Sequence number of the last one run."""
-    unfinished: dict[int, None] = attrs.field(factory=dict)
+    unfinished: OrderedDict[int, None] = attrs.field(factory=OrderedDict)
     """Sequence numbers pushed and not finished, in that order."""
 
 
@@ -147,7 +149,7 @@ class SchedInvariants:
             self._fail("INV-FEN-11", f"{job.name} finishes while the hardware is still at it")
         unfinished = self._entity(job).unfinished
         if next(iter(unfinished)) != pair.seqno:
-            if pair.parent is not None or pair.killed:
+            if pair.killed or (pair.parent is not None and not sched.ending):
                 self._fail("INV-FEN-02", f"{pair.finished.name} is signaled before an earlier one of its context")
             job.engine.count("sched.finished_out_of_order")
         del unfinished[pair.seqno]

@@ -63,6 +63,8 @@ class SchedJob:
         self.stats: EntityStats = entity.stats
         """Where its GPU time is booked; outlives the entity."""
         self.freed = False
+        self._pushing = False
+        """Somebody is in :meth:`push`; only for statistics, the kernel could not know."""
         self.cb = FenceCb(self.hardware_done)
         """On the hardware fence while the job is at the hardware."""
 
@@ -146,7 +148,9 @@ class SchedJob:
         entity = self.entity
         assert entity is not None
         self._armed()
+        self._pushing = True
         await entity.push_job(self, process)
+        self._pushing = False
 
     async def submit(self, process: ProcessGroup | None = None) -> SchedFence:
         """Arm and push under one lock; answers the fences."""
@@ -168,6 +172,8 @@ class SchedJob:
         """Give back what it holds; it must not be used after this."""
         self.alive("somebody frees")
         self.freed = True
+        if self._pushing:
+            self.engine.count("FEN-R16")
         self.drop_dependencies()
         if self.armed is not None:
             self.s_fence.finished.put()

@@ -108,9 +108,14 @@ class MockGpu(SchedBackend):
         return job.hardware.get()
 
     async def timedout_job(self, job: SchedJob) -> GpuSchedStat:
-        """Take it off the hardware with -ETIMEDOUT, unless it is told that nothing is wrong."""
+        """Take it off the hardware with -ETIMEDOUT, unless it is told that nothing is wrong.
+
+        The timer runs from before ``run_job``, so the job may not even be on the hardware yet.
+        """
         assert isinstance(job, MockJob)
         await self.engine.step("read", self, "registers")
+        if job.hardware is None:
+            return GpuSchedStat.NO_HANG
         if MockFlags.DONT_RESET in job.flags or MockFlags.DONE in job.flags:
             job.flags &= ~MockFlags.DONT_RESET
             return GpuSchedStat.NO_HANG

@@ -40,7 +40,7 @@ class RunQueue:
         self.freed = False
         """The scheduler is gone."""
         self._tree: SortedDict[tuple[int, int], SchedEntity] = SortedDict()
-        """Those with jobs, by (place, arrival)."""
+        """Those with jobs, by (place, arrival); also one whose only job was taken before its push came here."""
         self._arrivals = 0
 
     def smallest(self) -> int:

@@ -106,4 +106,5 @@ class SchedTimeout:
         job.alive("the timeout handler puts back")
         if job in pending:
             raise PropertyFailed("sched", "FEN-R21", f"{job.name} is put on the pending list a second time")
-        self.sched.pending = {job: None, **pending}
+        pending[job] = None
+        pending.move_to_end(job, last=False)

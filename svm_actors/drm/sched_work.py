@@ -116,8 +116,9 @@ class Workqueue:
         self._queued: deque[Work] = deque()
         self._filled = Source(engine)
 
-    def __len__(self) -> int:
-        return len(self._queued)
+    def statistics(self) -> dict[str, Any]:
+        """Items queued, in order."""
+        return {"queued": [work.name for work in self._queued]}
 
     def queue_work(self, work: Work) -> bool:
         """Ask for one more run; False when one is pending already.  Never sleeps.

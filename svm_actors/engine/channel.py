@@ -57,6 +57,8 @@ class Channel(Source, Generic[T]):
         """Put the item in if there is room; no op, for use where the caller cannot sleep."""
         if self.engine.closing or not self._has_room():
             return False
+        if self.engine.touched is not None:
+            self.engine.touched.append(self)
         self._items.append(item)
         if self.parked:
             self.changed()
@@ -65,8 +67,11 @@ class Channel(Source, Generic[T]):
     async def receive(self) -> T:
         """Wait for an item, then take the oldest."""
         self._receivers += 1
-        if self.capacity == 0 and self.parked:
-            self.changed()
+        if self.capacity == 0:
+            if self.engine.touched is not None:  # a sender may go on before the receive is done
+                self.engine.touched.append(self)
+            if self.parked:
+                self.changed()
         try:
             await self.engine.wait("receive", self, self, self._has_item)
         finally:

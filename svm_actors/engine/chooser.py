@@ -13,8 +13,9 @@ class Chooser(Protocol):
     Two attributes are optional; the engine looks for them once, when it is made:
 
     * a method ``ran(task)`` is told of every step, contested or not, just before ``task`` does its ``op``;
-    * a list ``touched`` gets every lock that is released, or taken, without an op of its own: with the
-      op it makes up the footprint of the step, and whoever reads it empties it.
+    * a list ``touched`` gets every lock and channel whose state a step changes without announcing it (a
+      release, a place in a queue): with the op that is the footprint of the step.  Whoever reads it
+      empties it.
     """
 
     name: str

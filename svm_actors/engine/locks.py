@@ -215,6 +215,8 @@ class RwSem(Lock):
         engine.lockdep.waiting(task, self)
         entry = (task, "r")
         self._queue.append(entry)
+        if engine.touched is not None:  # the place in the queue is taken before the op is done
+            engine.touched.append(self)
         try:
             await engine.wait("read_lock", self, self, lambda: self._may_read(task))
         finally:
@@ -229,6 +231,8 @@ class RwSem(Lock):
         engine.lockdep.waiting(task, self)
         entry = (task, "w")
         self._queue.append(entry)
+        if engine.touched is not None:  # the place in the queue is taken before the op is done
+            engine.touched.append(self)
         try:
             await engine.wait("lock", self, self, lambda: self._may_write(task))
         finally:
@@ -274,6 +278,8 @@ class RwSem(Lock):
             raise EngineError(f"{self.name} is downgraded by a thread that does not hold it for write")
         self._writer = None
         task.thread.held[self] = "r"
+        if self.engine.touched is not None:
+            self.engine.touched.append(self)
         if self.parked:
             self.changed()
 

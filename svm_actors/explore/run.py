@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final, Literal
 
 import attrs
@@ -24,7 +25,8 @@ from svm_actors.engine.errors import EngineError
 from svm_actors.explore.determinism import TraceDigest, trace_digest
 from svm_actors.explore.failure import Failure, describe
 from svm_actors.explore.settings import STEP_BUDGET, Settings, check_bugs, check_strategy
-from svm_actors.explore.strategies import Replay, make
+from svm_actors.explore.strategies import Profile, Replay, make
+from svm_actors.explore.strategies.profile import learn
 from svm_actors.explore.subject import Scenario, Subject, subject_of
 from svm_actors.explore.token import Token, TokenError, decode, encode
 from svm_actors.oracle import attach
@@ -32,6 +34,8 @@ from svm_actors.world import Config, World
 
 Backend = Literal["trio", "direct"]
 BACKENDS: Final[tuple[Backend, ...]] = ("trio", "direct")
+PROFILE_STEPS: Final = 100_000
+"""Ops after which a profiling run is given up."""
 
 
 class TokenMismatch(ValueError):
@@ -125,7 +129,7 @@ def run(
     settings = Settings(chooser.name if chooser is not None else strategy, race_timers, step_budget)
     if chooser is None:
         check_strategy(strategy)
-        chooser = make(strategy, seed)
+        chooser = make(strategy, seed, partial(learned, subject, settings, tuple(bugs)), step_budget)
     return execute(subject, settings, chooser, str(seed), tuple(bugs), backend, record=record, digest=digest)
 
 
@@ -190,9 +194,7 @@ def execute(
     if backend not in BACKENDS:
         raise ValueError(f"unknown back end {backend!r}; known: {', '.join(BACKENDS)}")
     home = DirectBackend() if backend == "direct" else TrioBackend()
-    engine = Engine(
-        home, chooser, step_budget=settings.step_budget, record=record, race_timers=settings.race_timers
-    )
+    engine = Engine(home, chooser, step_budget=settings.step_budget, record=record, race_timers=settings.race_timers)
     if digest and not record:
         engine.timeline = TraceDigest()
 
@@ -205,6 +207,17 @@ def execute(
         error = _outcome_of(chooser.check_finished)
     elapsed = time.perf_counter() - begin
     return _result(subject, settings, seed, bugs, backend, engine, error, elapsed)
+
+
+@lru_cache(maxsize=16)
+def learned(subject: Subject, settings: Settings, bugs: tuple[str, ...], random_runs: int) -> Profile:
+    """What profiling runs say about a subject; made once for runs that differ in nothing but the seed."""
+    brief = attrs.evolve(settings, step_budget=min(settings.step_budget, PROFILE_STEPS))
+
+    def once(chooser: Chooser) -> Run:
+        return execute(subject, brief, chooser, "profile", bugs, "direct", record=False, digest=False)
+
+    return learn(once, random_runs)
 
 
 def _result(

@@ -18,6 +18,8 @@ class Proto(Enum):
     """Device-local memory; never mapped, never unmapped."""
     P2P = "p2p"
     """Through the IOMMU to the memory of another device."""
+    NULL = "null"
+    """Nowhere: reads give 0, writes are dropped."""
 
 
 class Direction(Enum):

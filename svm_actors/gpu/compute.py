@@ -137,12 +137,16 @@ class ComputeEngine:
             return True
         if not pte.writable:
             return False
-        return access is _WRITE or self.atomics_on_system or pte.dma.proto is _VRAM
+        if access is _WRITE or pte.dma.proto is _VRAM:
+            return True
+        return self.atomics_on_system and pte.dma.proto is not Proto.NULL
 
     # -- access ------------------------------------------------------------------------
 
     def _access(self, asid: int, pte: GpuPte, instruction: Instruction) -> Result:
         """Reach memory; the whole access is one atomic step."""
+        if pte.dma.proto is Proto.NULL:
+            return bytes(instruction.length) if isinstance(instruction, Load) else None
         folio = self.bus.resolve(pte.dma, type(instruction) is not Load)
         pte.check(folio, f"{self.gpu} access to page {instruction.vpn:#x} of address space {asid}")
         if isinstance(instruction, Load):

@@ -48,7 +48,19 @@ class AtomicAdd:
     """Bytes of the number."""
 
 
+@attrs.frozen
+class Spin:
+    """Keep the execution unit busy; only in batches of a hardware context.  The result is None."""
+
+    ns: int | None = None
+    """Virtual time; None is for ever: a hang."""
+    preemptible: bool = True
+    """False: the context does not let itself be switched off meanwhile."""
+
+
 Instruction = Load | Store | AtomicAdd
+Step = Instruction | Spin
+"""What a batch consists of."""
 
 
 class GpuFault(NamedTuple):

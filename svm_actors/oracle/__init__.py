@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from svm_actors.oracle.bindings import check_bindings
 from svm_actors.oracle.coherence import Coherence
 from svm_actors.oracle.leaks import check_leaks, leaks_of
 from svm_actors.oracle.notifier import Invalidation
@@ -19,8 +20,8 @@ def attach(world: Any) -> None:
     structure = Structure(world)
     for oracle in (Coherence(world), Invalidation(world), structure):
         world.engine.listeners.append(oracle)
-    world.at_rest += [structure.check, structure.check_translations]
+    world.at_rest += [structure.check, structure.check_translations, lambda: check_bindings(world)]
     world.at_close += [structure.check, leaks_of(world)]
 
 
-__all__ = ["Coherence", "Invalidation", "Structure", "attach", "check_leaks"]
+__all__ = ["Coherence", "Invalidation", "Structure", "attach", "check_bindings", "check_leaks"]

@@ -134,12 +134,15 @@ class Coherence:
     # -- accesses --------------------------------------------------------------------
 
     def _gpu(self, event: GpuAccess) -> None:
-        mm = self.world.mm_of_asid(event.gpu, event.asid)
+        mm, vpn = self.world.mm_of_asid(event.gpu, event.asid), event.vpn
         if mm is None:
-            return
+            place = self.world.userptr_place(event.gpu, event.asid, event.folio)
+            if place is None:
+                return
+            mm, vpn = place
         if event.old is not None:
-            self.access(mm, event.vpn, event.folio, event.offset, event.old, False, event.gpu)
-        self.access(mm, event.vpn, event.folio, event.offset, event.data, event.write, event.gpu)
+            self.access(mm, vpn, event.folio, event.offset, event.old, False, event.gpu)
+        self.access(mm, vpn, event.folio, event.offset, event.data, event.write, event.gpu)
 
     def _mirror(self, event: MirrorAccess) -> None:
         mm, who = event.mirror.mm, event.mirror.name

@@ -1,14 +1,17 @@
-"""Buffer objects in VRAM and the TTM-like resource manager of one region (pagemap sections 1.2, 3, 5).
+"""BOs of CPU-mirror memory and the TTM-like resource manager of one region (pagemap sections 1.2, 3, 5).
 
-A BO has a reservation lock (dma-resv), a reference count, the fences its memory must wait for, and
+A BO here has a reservation lock (dma-resv), a reference count, the fences its memory must wait for, and
 contiguous, naturally aligned VRAM (PGM-R31).  The manager hands out VRAM, keeps the least recently
 used order, and evicts others when there is no room (:mod:`svm_actors.xe.evict`).
 
 A BO that dies while its memory is still busy (a clear in flight) keeps the memory until it is idle;
 a worker does the waiting, as TTM's delayed delete.
 
-Simplified: VRAM placement only; no pinning, no bulk moves, no second memory type to spill to except
-the way home of CPU-mirror BOs.  A reservation is a mutex here, acquired by trylock wherever two are held.
+The manager is shared with the buffer objects of user space (:mod:`svm_actors.xe.gem`): one buddy
+allocator, one LRU, one walk.
+
+Simplified: no pinning, no bulk moves.  These BOs can be in VRAM or gone home, nothing else.  Their
+reservation is a mutex, acquired by trylock wherever two are held.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from svm_actors.drm.pagemap_work import WorkQueue
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import ENOMEM, ENOSPC, PropertyFailed
 from svm_actors.engine.locks import Mutex, RwSem
-from svm_actors.xe import evict
+from svm_actors.xe.evict import VramObject, evict_alloc, move_home
 from svm_actors.xe.migrate import Migrate
 
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence import Fence
+    from svm_actors.dma_buf.resv import DmaResv
     from svm_actors.drm.pagemap_zdd import Devmem
+    from svm_actors.engine.ww_mutex import WwCtx
     from svm_actors.gpu.gpu import Gpu
 
 
@@ -95,6 +100,17 @@ class Bo:
         self.building = False
         self.resv.release()
 
+    async def evict(self) -> None:
+        """ttm_bo_evict: its pages go home, its memory then moves by a null move.  -ENOSPC: try another victim."""
+        if self.refs:
+            await move_home(self)
+        await self.wait_idle()
+        self.vram.release_space(self)
+
+    def note_busy(self) -> None:
+        """PGM-R04: an evictor has met the one who is building it."""
+        self.engine.count("PGM-R04" if self.building else "evict.skip")
+
     def __repr__(self) -> str:
         return f"<{self.name} refs={self.refs} pages={self.npages}>"
 
@@ -116,6 +132,10 @@ class VramManager:
         """Read by everyone who allocates; write by who ran out of memory once and tries alone."""
         self.lru: SortedDict = SortedDict()
         """BOs that have VRAM, least recently used first, by stamp."""
+        self.evictions = 0
+        """How many went, ever."""
+        self.refusals = 0
+        """How often somebody was told that there is no room."""
         self.live_bos = 0
         self._stamp = 0
         self._created = 0
@@ -129,14 +149,14 @@ class VramManager:
         self.live_bos += 1
         await bo.resv.acquire()
         try:
-            bo.blocks = await self._get_space(npages)
+            bo.blocks = await self.get_space(npages)
         except ENOSPC:
             self._abandon(bo)
             raise ENOMEM from None
         except Exception:
             self._abandon(bo)
             raise
-        self._lru_add(bo)
+        self.lru_add(bo)
         bo.fences.append(await self.migrate.clear(bo.pfns))
         return bo
 
@@ -144,13 +164,21 @@ class VramManager:
         bo.unlock()
         bo.put_now()
 
-    async def _get_space(self, npages: int) -> list[Block]:
-        """ttm_bo_alloc_resource: free space first, then eviction.  -ENOSPC, or what ends the walk."""
+    async def get_space(
+        self, npages: int, *, evict: bool = True, own: DmaResv | None = None, ticket: WwCtx | None = None
+    ) -> list[Block]:
+        """ttm_bo_alloc_resource: free space first, then eviction.  -ENOSPC, or what ends the walk.
+
+        ``own``: a reservation held by the caller whose objects may be victims too.  ``ticket``: the caller's
+        acquire context, with which it may sleep for a victim.
+        """
         await self.engine.step("alloc", self)
         blocks = self.try_alloc(npages)
         if blocks is None:
             self.engine.count("vram.full")
-            blocks = await evict.evict_alloc(self, npages)
+            if not evict:
+                raise ENOSPC
+            blocks = await evict_alloc(self, npages, own, ticket)
         return blocks
 
     def try_alloc(self, npages: int) -> list[Block] | None:
@@ -164,26 +192,27 @@ class VramManager:
 
     # -- LRU -------------------------------------------------------------------------
 
-    def _lru_add(self, bo: Bo) -> None:
+    def lru_add(self, bo: VramObject) -> None:
+        """At the tail: it has VRAM, and was used just now."""
         self._stamp += 1
         bo.stamp = self._stamp
         self.lru[bo.stamp] = bo
 
-    def touch(self, bo: Bo) -> None:
+    def touch(self, bo: VramObject) -> None:
         """ttm_bo_move_to_lru_tail: used just now."""
         if self.lru.pop(bo.stamp, None) is not None:
-            self._lru_add(bo)
+            self.lru_add(bo)
 
-    def next_in_lru(self, after: int) -> Bo | None:
+    def next_in_lru(self, after: int) -> VramObject | None:
         """The least recently used BO with a later stamp; the walk's cursor is a stamp."""
         for stamp in self.lru.irange(after, inclusive=(False, True)):
-            bo: Bo = self.lru[stamp]
+            bo: VramObject = self.lru[stamp]
             return bo
         return None
 
     # -- the end ---------------------------------------------------------------------
 
-    def release_space(self, bo: Bo) -> None:
+    def release_space(self, bo: VramObject) -> None:
         """The VRAM is free for others: after a move to system memory or at the end of an idle BO."""
         if bo.blocks and self.buddy is not None:
             del self.lru[bo.stamp]

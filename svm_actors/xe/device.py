@@ -21,6 +21,7 @@ from svm_actors.xe.pagefault import Pagefaults
 from svm_actors.xe.pagemap import xe_pagemap_create
 from svm_actors.xe.pt import XePt
 from svm_actors.xe.pt_update import PtUpdateQueue
+from svm_actors.xe.submission import Submission
 from svm_actors.xe.svm import XeSvm
 from svm_actors.xe.tlb_inval import XeTlbInval
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from svm_actors.gpu.gpu import Gpu
     from svm_actors.mm.core import CoreMm
     from svm_actors.xe.vm import XeVm
+    from svm_actors.xe.vm_mode import XeBindVm
 
 LOCK_ORDER = (
     "vm_lock",
@@ -82,10 +84,14 @@ class XeDevice:
         """The same as the pagemap layer sees it."""
         self.tlb_inval = XeTlbInval(gpu)
         self.bind_queue = PtUpdateQueue(core.engine, gpu)
+        self.submission = Submission(self)
+        """Exec queues and what they share."""
         self.pagefaults = Pagefaults(self)
         self.parts = XeParts()
         self.vms: dict[int, XeVm] = {}
         """VMs by asid, until the end of their close."""
+        self.bind_vms: dict[int, XeBindVm] = {}
+        """VMs that user space binds itself, by asid, until the end of their close."""
         self.live_vms = 0
         """VMs not freed."""
         self._next_asid = 1
@@ -111,6 +117,13 @@ class XeDevice:
         self.gpu.attach_vm(vm.asid, vm.page_table)
         self.pagefaults.start()
 
+    def add_bind_vm(self, vm: XeBindVm) -> None:
+        """The same for one whose faults are never served."""
+        self.live_vms += 1
+        self.bind_vms[vm.asid] = vm
+        self.gpu.attach_vm(vm.asid, vm.page_table)
+        self.pagefaults.start()
+
     async def evict(self, npages: int) -> int:
         """Memory pressure: evict, least recently used first, until so many pages went; answers how many."""
         vram = self.region.vram
@@ -124,11 +137,11 @@ class XeDevice:
             if alive:
                 victim.get()
             try:
-                await evict_bo(vram, victim)
+                await evict_bo(victim)
                 gone += size
             except KernelError as error:
                 self.engine.count(f"evict.error.{error.code}")
-            victim.resv.release()
+            victim.unlock()
             if alive:
                 await victim.put()
         return gone
@@ -140,6 +153,7 @@ class XeDevice:
             "vms": self.live_vms,
             "ranges": sum(numbers["ranges"] for numbers in ranges),
             "notifiers": sum(numbers["notifiers"] for numbers in ranges),
+            "vmas": sum(vm.live_vmas for vm in self.bind_vms.values()),
             "bind_jobs": self.bind_queue.seqno - self.bind_queue.done,
             **self.region.statistics(),
         }

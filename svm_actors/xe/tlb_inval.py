@@ -1,28 +1,228 @@
-"""xe_tlb_inval: flushing a GPU's TLB from the driver (gpusvm section 6.2, I5 and I6).
+"""xe_tlb_inval: flushing a GPU's TLB from the driver (vm_bind section 13, gpusvm section 6.2, I5 and I6).
 
 A submission never waits; whoever needs the translations gone waits for the fence.
+
+The client numbers its requests 1 to 0xFFFFF and round again, never 0.  One lock makes number, place in the
+pending list and place in the hardware's queue one order.  An acknowledgement of a number completes
+everything up to it (VMB-R27), which is why several can be lost and nothing is.  "Up to" is modular: half
+of the numbers are before, half after.
+
+A timer, where there is one, completes what is overdue with -ETIME.  A reset of the GT drops all
+translations, so it completes everything without an error, and acknowledgements that come late are past
+(VMB-R26).
+
+Simplified: the requests have no maximal length (a widening is the hardware's, see
+:mod:`svm_actors.gpu.tlb_inval`), and there is no timer unless one is asked for, since the hardware loses
+no message by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
 from svm_actors.dma_buf.fence import Fence
+from svm_actors.drm.sched_work import DelayedWork, Workqueue
+from svm_actors.engine.errors import ECANCELED, ENOTRECOVERABLE, ETIME, KernelError, PropertyFailed
+from svm_actors.engine.locks import Mutex, SpinLock
+from svm_actors.gpu.events import TlbFlushed
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.gpu.tlb_inval import InvalidateTlb
+from svm_actors.mm.constants import TASK_PAGES
+
+SEQNO_MAX: Final = 0x100000
+"""Numbers are below this; it also stands for "part of a longer flush"."""
+
+TIMEOUT_NS: Final = 250_000_000
+"""What the driver gives a flush, without the estimate for the transport."""
+
+
+def seqno_past(recv: int, seqno: int) -> bool:
+    """``seqno`` was acknowledged once ``recv`` was: it is not after it, by the half-range rule."""
+    return (recv - seqno) % SEQNO_MAX < SEQNO_MAX // 2
+
+
+class TlbFence(Fence):
+    """xe_tlb_inval_fence: signaled exactly once (INV-VMB-12)."""
+
+    __slots__ = ("sent_at",)
+
+    def __init__(self, client: XeTlbInval, seqno: int) -> None:
+        super().__init__(client.engine, f"{client.name}.fence.{client.requests}", seqno=seqno)
+        self.sent_at = client.engine.now
+
+
+@attrs.define(eq=False)
+class TlbStatistics:
+    """What the client has seen."""
+
+    completed: int = 0
+    """Fences signaled."""
+    coalesced: int = 0
+    """Of them, by the acknowledgement of a later one."""
+    past: int = 0
+    """Acknowledgements that came too late."""
 
 
 class XeTlbInval:
     """TLB invalidations of one device."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, *, timeout: int | None = None) -> None:
         self.gpu = gpu
         self.engine = gpu.engine
+        self.name = f"{gpu.name}.tlb_client"
+        self.seqno_lock = Mutex(gpu.engine, f"{self.name}.seqno_lock", "tlb_seqno_lock")
+        """Number, pending list and hardware queue in one order; may be taken in reclaim."""
+        self.pending_lock = SpinLock(gpu.engine, f"{self.name}.pending_lock", "tlb_pending_lock")
+        """The pending list against the acknowledgement, the timer and the reset (VMB-R26)."""
+        self.seqno = 1
+        """The next number."""
+        self.seqno_recv = SEQNO_MAX - 1
+        """The last number acknowledged."""
+        self.pending: dict[int, TlbFence] = {}
+        """Fences by number, in the order in which they were sent."""
+        self.requests = 0
+        """Sent so far."""
+        self.refused: KernelError | None = None
+        """Why the backend takes no messages: disabled by a reset (-ECANCELED) or wedged (-ENOTRECOVERABLE)."""
+        self.timeout = timeout
+        self.stats = TlbStatistics()
+        self._timer = DelayedWork(gpu.engine, f"{self.name}.timeout", self._timed_out, Workqueue(gpu.engine, self.name))
+
+    # -- sending -----------------------------------------------------------------------
 
     async def submit(self, asid: int, start: int, end: int) -> Fence:
         """xe_tlb_inval_range: ask for a flush of pages [start, end)."""
-        _seqno, fence = await self.gpu.tlb_inval.call(InvalidateTlb(asid, start, end))
+        async with self.seqno_lock:
+            fence = self.prepare()
+            try:
+                await self.send(InvalidateTlb(asid, start, end), fence)
+            except KernelError as error:
+                await self.send_failed(fence, error)
         self.engine.count("gpu.tlb_inval")
         return fence
+
+    def prepare(self) -> TlbFence:
+        """The next number, pending from here on: the acknowledgement may come before the send returns."""
+        self.requests += 1
+        fence = TlbFence(self, self.seqno)
+        self.pending[fence.seqno] = fence
+        self.seqno = self.seqno % (SEQNO_MAX - 1) + 1
+        if self.timeout is not None and len(self.pending) == 1:
+            self._timer.queue_delayed(self.timeout)
+        return fence
+
+    async def send(self, message: InvalidateTlb, fence: TlbFence) -> None:
+        """To the hardware.  -ECANCELED, -ENOTRECOVERABLE while the backend takes nothing."""
+        if self.refused is not None:
+            raise self.refused
+        _number, done = await self.gpu.tlb_inval.call(message)
+        fence.signaler = done.signaler
+        done.add_callback(self._ack(fence.seqno))
+
+    def _ack(self, seqno: int) -> Callable[[Fence], None]:
+        return lambda _done: self.done(seqno)
+
+    async def send_failed(self, fence: TlbFence, error: KernelError) -> None:
+        """Always signaled (VMB-B27).  That a reset is going on, or the device is given up, is no error: neither
+        leaves translations behind."""
+        async with self.pending_lock:
+            if self.pending.pop(fence.seqno, None) is not None:
+                self.complete(fence, None if isinstance(error, ECANCELED | ENOTRECOVERABLE) else error)
+
+    # -- acknowledgements ----------------------------------------------------------------
+
+    def done(self, seqno: int) -> None:
+        """xe_tlb_inval_done_handler: interrupt, one atomic step.
+
+        VMB-R27: everything up to the number is done, as the firmware works in order; a number that is past
+        already is ignored (VMB-R26).
+        """
+        if seqno == SEQNO_MAX:
+            self._restart_timer()
+            return
+        if self.is_past(seqno):
+            self.stats.past += 1
+            self.engine.count("VMB-R26")
+            return
+        self.seqno_recv = seqno
+        for number in [*self.pending]:
+            if not seqno_past(seqno, number):
+                break
+            fence = self.pending.pop(number)
+            if number != seqno:
+                self.stats.coalesced += 1
+                self.engine.count("VMB-R27")
+            self.complete(fence, None)
+        self._restart_timer()
+
+    def is_past(self, seqno: int) -> bool:
+        """VMB-R26: acknowledged before, or given up by a timeout or a reset."""
+        return seqno_past(self.seqno_recv, seqno)
+
+    def complete(self, fence: TlbFence, error: KernelError | None) -> None:
+        """Signal it.  INV-VMB-12: exactly once."""
+        self.stats.completed += 1
+        if not fence.signal(error):
+            raise PropertyFailed("tlb", "INV-VMB-12", f"{fence.name} is signaled twice")
+
+    # -- waiting -----------------------------------------------------------------------
 
     async def wait(self, fence: Fence) -> None:
         """xe_tlb_inval_wait: until no access uses a translation of the range any more."""
         await fence.wait()
+
+    # -- when it goes wrong --------------------------------------------------------------
+
+    def _restart_timer(self) -> None:
+        if self.timeout is None:
+            return
+        if self.pending:
+            self._timer.mod(self.timeout)
+        else:
+            self._timer.cancel()
+
+    async def _timed_out(self) -> None:
+        """xe_tlb_inval_fence_timeout: those overdue end with -ETIME, up to the first that is not."""
+        async with self.pending_lock:
+            for number in [*self.pending]:
+                left = self.pending[number].sent_at + (self.timeout or 0) - self.engine.now
+                if left > 0:
+                    self._timer.mod(left)
+                    return
+                self.engine.count("tlb.timeout")
+                self.complete(self.pending.pop(number), ETIME())
+
+    async def reset(self) -> None:
+        """xe_tlb_inval_reset: the translations are gone with the reset, so everything pending is done.
+
+        VMB-R26: the last number counts as received, and what is still on its way is past.
+        """
+        self.refused = ECANCELED()
+        await self.engine.step("tlb_flush", self.gpu.tlb)
+        self._drop_translations()
+        async with self.seqno_lock, self.pending_lock:
+            self.seqno_recv = self.before(self.seqno)
+            for number in [*self.pending]:
+                self.complete(self.pending.pop(number), None)
+            self._restart_timer()
+        self.refused = None
+
+    def _drop_translations(self) -> None:
+        """What the reset does to the hardware."""
+        tlb = self.gpu.tlb
+        for asid in dict.fromkeys(asid for asid, _vpn, _pte in tlb.entries()):
+            dropped = tlb.flush(asid, 0, TASK_PAGES)
+            if self.engine.listeners:
+                self.engine.emit(TlbFlushed(self.gpu.name, asid, 0, TASK_PAGES, dropped))
+
+    @staticmethod
+    def before(seqno: int) -> int:
+        """The number given out before this one."""
+        return seqno - 1 or SEQNO_MAX - 1
+
+    def statistics(self) -> dict[str, int]:
+        """Fences not signaled."""
+        return {"pending": len(self.pending)}

@@ -6,7 +6,7 @@ import pytest
 from hardware_bench import BASE_PFN, VRAM_PAGES, Bench, run
 
 from svm_actors.engine.errors import EngineError, PropertyFailed
-from svm_actors.gpu.vram import Vram
+from svm_actors.gpu.vram import LEFT_OVER, Vram
 from svm_actors.mm.memremap import DevPagemap
 
 
@@ -47,3 +47,38 @@ def test_memory_without_struct_pages_holds_nothing() -> None:
     assert vram.folio_at(0x100) is None
     with pytest.raises(PropertyFailed, match="INV-05"):
         vram.resolve(0x101)
+
+
+def test_a_page_of_a_buffer_object() -> None:
+    """Undefined at first, gone at the end, and never mistaken for the one before or for a device folio."""
+
+    async def body(bench: Bench) -> None:
+        vram, pfn = bench.gpu.vram, BASE_PFN + 3
+        seen = []
+        for _ in range(2):
+            folio = vram.place(bench.engine, pfn)
+            assert (vram.resolve(pfn), folio.content) == (folio, LEFT_OVER)
+            seen.append(folio.generation)
+            vram.remove(folio)
+            assert folio.freed
+            assert vram.folio_at(pfn) is None
+        device = bench.device(3)
+        assert len({*seen, device.generation}) == 3
+        device.put("test")
+
+    run(body)
+
+
+@pytest.mark.parametrize("first", ["device", "plain"])
+def test_a_page_has_one_owner(first: str) -> None:
+    async def body(bench: Bench) -> None:
+        vram, pfn = bench.gpu.vram, BASE_PFN + 3
+        folio = bench.device(3) if first == "device" else vram.place(bench.engine, pfn)
+        with pytest.raises(PropertyFailed, match="RULE-41"):
+            vram.place(bench.engine, pfn)
+        if first == "device":
+            folio.put("test")
+        else:
+            vram.remove(folio)
+
+    run(body)

@@ -1,0 +1,263 @@
+"""A hardware context: what a submission queue runs on (fences_and_scheduler section 9).
+
+A context is a ring of batches and the state of the execution unit.  While it is *on*, the hardware works
+the ring off, one instruction after the other; while it is *off* it touches nothing.  Switching off is a
+request that the hardware acknowledges between two instructions, saving its place, so a batch that is
+switched off goes on where it was.  What spins without letting itself be preempted never acknowledges:
+only a reset gets rid of it, and that loses the ring.
+
+A fault that the driver refuses halts the context, which is reported once.  When a batch is through, the
+hardware writes the sequence number to memory, and only then comes the interrupt that signals its fence.
+
+The context-switch in flushes the TLB of its address space, and so does a batch that asks for it.
+
+Simplified: instructions take no time, a :class:`~svm_actors.gpu.program.Spin` does; the ring has no end;
+every context has an execution unit of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from svm_actors.dma_buf.fence import Fence
+from svm_actors.engine.engine import Engine, Source
+from svm_actors.gpu.compute import ComputeEngine
+from svm_actors.gpu.events import TlbFlushed
+from svm_actors.gpu.program import GpuFault, GpuStuck, Result, Spin, Step
+from svm_actors.mm.constants import TASK_PAGES
+
+
+class HwFence(Fence):
+    """Signals by interrupt; whoever polls reads the sequence number in memory and may know it earlier."""
+
+    __slots__ = ("ring",)
+
+    def __init__(self, ring: HwContext, seqno: int) -> None:
+        super().__init__(ring.engine, f"{ring.name}.{seqno}", context=ring.fence_context, seqno=seqno)
+        self.ring = ring
+
+    def ops_signaled(self) -> bool:
+        """The number in memory has reached this one's."""
+        return self.ring.seqno_memory >= self.seqno
+
+
+@attrs.define(eq=False)
+class Batch:
+    """One program on a ring."""
+
+    program: tuple[Step, ...]
+    """What to run."""
+    fence: HwFence
+    """Signaled when it is through."""
+    flush_tlb: bool = False
+    """Flush the TLB of the address space first."""
+    results: list[Result] = attrs.field(factory=list)
+    """One per instruction done."""
+    started: bool = False
+    """The hardware has begun it."""
+    left_ns: int | None = None
+    """What is left of the spin it is in, as of when it went on; None: it is in none, or in one without end."""
+    spun_ns: int = 0
+    """Time spent in spins, those before the current one."""
+    spinning_since: int | None = None
+    """Virtual time at which the current spin went on."""
+
+    def runtime(self, now: int) -> int:
+        """The run-time counter: virtual ns on the execution unit."""
+        if self.spinning_since is None:
+            return self.spun_ns
+        took = now - self.spinning_since
+        return self.spun_ns + (took if self.left_ns is None else min(took, self.left_ns))
+
+    def rewind(self) -> None:
+        """To its beginning, as a reset loses the place."""
+        self.results.clear()
+        self.started = False
+        self.left_ns = None
+        self.spun_ns = 0
+
+
+def _nothing() -> None:
+    """Nobody listens."""
+
+
+class HwContext:
+    """One context."""
+
+    def __init__(self, engine: Engine, name: str, compute: ComputeEngine, asid: int, fence_context: int) -> None:
+        self.engine = engine
+        self.name = name
+        self.compute = compute
+        self.asid = asid
+        self.fence_context = fence_context
+        """Timeline of its fences."""
+        self.ring: deque[Batch] = deque()
+        """Batches not through, oldest first."""
+        self.on = False
+        """The hardware may work on it."""
+        self.dead = False
+        """The hardware does not react any more, as far as this context goes: a defect for tests."""
+        self.halted = False
+        """A refused fault ended its batch; it stays so until it is reset."""
+        self.seqno_memory = 0
+        """Sequence number of the last batch that is through, as memory shows it."""
+        self.on_off_ack: Callable[[], None] = _nothing
+        """Called when the hardware acknowledges a switch-off, in interrupt context."""
+        self.on_halt: Callable[[], None] = _nothing
+        """Called when a refused fault halts it, in interrupt context."""
+        self._seqno = 0
+        self._resets = 0
+        self._off_wanted = False
+        self._executing = False
+        self._defiant = False
+        """In a spin that does not let itself be preempted."""
+        self._bell = Source(engine)
+        self._started = False
+
+    # -- the driver's side -------------------------------------------------------------
+
+    def new_fence(self) -> HwFence:
+        """The fence of the next batch."""
+        self._seqno += 1
+        return HwFence(self, self._seqno)
+
+    async def submit(self, batch: Batch) -> None:
+        """Put a batch on the ring and ring the doorbell."""
+        await self.engine.step("send", self, "ring")
+        self.ring.append(batch)
+        self._ring_bell()
+
+    async def switch_on(self) -> None:
+        """Let the hardware work on it; stale translations do not survive a context switch."""
+        await self.engine.step("tlb_flush", self.compute.tlb)
+        self._flush_tlb()
+        self.on, self._off_wanted = True, False
+        self._ring_bell()
+
+    async def request_off(self) -> None:
+        """Ask the hardware to let go of it; :attr:`on_off_ack` is called when it has."""
+        await self.engine.step("send", self, "off")
+        self._off_wanted = True
+        self._ring_bell()
+
+    async def reset(self) -> None:
+        """Off at once whatever it does, and the ring is lost; returns when nothing of it runs any more."""
+        await self.engine.step("write", self, "reset")
+        self._resets += 1
+        self.on = self._off_wanted = self.halted = False
+        self.ring.clear()
+        self._bell.changed()
+        await self.engine.wait("wait", self, self._bell, lambda: not self._executing, "off")
+
+    def _ring_bell(self) -> None:
+        if not self._started:
+            self._started = True
+            self.engine.spawn(self._work(), self.name, daemon=True)
+        self._bell.changed()
+
+    # -- the hardware ------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """The hardware holds it, or has something left to do."""
+        return self.on and bool(self.ring)
+
+    @property
+    def stuck(self) -> bool:
+        """It will not answer a switch-off, not even late."""
+        return self.dead or self._defiant
+
+    def _has_work(self) -> bool:
+        if self.dead:
+            return False
+        return self._off_wanted or (self.on and bool(self.ring) and not self.halted)
+
+    async def _work(self) -> None:
+        while True:
+            await self.engine.wait("receive", self, self._bell, self._has_work)
+            if self._off_wanted:
+                self._go_off()
+            else:
+                await self._advance(self.ring[0])
+
+    def _go_off(self) -> None:
+        """Let go of it, its place in the program saved, and say so."""
+        self.on = self._off_wanted = False
+        self.on_off_ack()
+
+    async def _advance(self, batch: Batch) -> None:
+        """One instruction, or the end of the batch."""
+        resets = self._resets
+        if not batch.started:
+            batch.started = True
+            if batch.flush_tlb:
+                await self.engine.step("tlb_flush", self.compute.tlb)
+                self._flush_tlb()
+                return
+        if len(batch.results) == len(batch.program):
+            await self._complete(batch, resets)
+            return
+        self._executing = True
+        result = await self._execute(batch, batch.program[len(batch.results)])
+        self._executing = False
+        self._bell.changed()
+        if self._resets == resets and result is not _UNFINISHED:
+            batch.results.append(result)
+            if isinstance(result, GpuFault | GpuStuck):
+                self.halted = True
+                self.on_halt()
+
+    async def _execute(self, batch: Batch, step: Step) -> Any:
+        if isinstance(step, Spin):
+            return await self._spin(batch, step)
+        return (await self.compute.run(self.asid, (step,)))[0]
+
+    async def _spin(self, batch: Batch, spin: Spin) -> Any:
+        """Until the time is over, it is preempted, or a reset ends it."""
+        engine, resets = self.engine, self._resets
+        if batch.left_ns is None:
+            batch.left_ns = spin.ns
+        left = batch.left_ns
+        batch.spinning_since = engine.now
+        self._defiant = not spin.preemptible
+        await engine.wait(
+            "wait", self, self._bell, lambda: self._resets != resets or (self._off_wanted and spin.preemptible),
+            "spin", timeout=left,
+        )  # fmt: skip
+        self._defiant = False
+        before, batch.spun_ns = batch.spun_ns, batch.runtime(engine.now)
+        batch.spinning_since = None
+        if left is None:
+            return _UNFINISHED
+        batch.left_ns = left - (batch.spun_ns - before)
+        if batch.left_ns:
+            return _UNFINISHED
+        batch.left_ns = None
+        return None
+
+    async def _complete(self, batch: Batch, resets: int) -> None:
+        """Memory first, then the interrupt."""
+        await self.engine.step("write", self, "seqno")
+        if self._resets != resets:
+            return
+        self.ring.popleft()
+        self.seqno_memory = batch.fence.seqno
+        await self.engine.step("fence_signal", batch.fence)
+        batch.fence.signal()
+
+    def _flush_tlb(self) -> None:
+        dropped = self.compute.tlb.flush(self.asid, 0, TASK_PAGES)
+        if self.engine.listeners:
+            self.engine.emit(TlbFlushed(self.compute.gpu, self.asid, 0, TASK_PAGES, dropped))
+
+    def statistics(self) -> dict[str, Any]:
+        """Batches on the ring, and whether the hardware may work on them."""
+        return {"ring": len(self.ring), "on": self.on}
+
+
+_UNFINISHED = object()
+"""The instruction has to go on later."""

@@ -1,0 +1,357 @@
+"""Carrying out operations on the page table: prepare, pre-commit, write, commit, abort (vm_bind sections 6, 7.3).
+
+*Prepare* stages nodes and computes what to write; it may fail, and may be run again, so it starts from
+nothing every time (VMB-B01).  *Pre-commit* decides between CPU and job and takes a last look at user memory.
+Then nothing fails any more: entries are written, or the job that will is pushed; staging becomes live;
+fences are published; the notifier lock, if it was needed, is dropped last.
+
+The CPU writes at once when nothing at all has to be waited for.  Otherwise a job waits for in-syncs, for
+the slots the operations need (KERNEL; BOOKKEEP where entries in use are rewritten), for the external
+objects' KERNEL slots and for overlapping updates of other queues.
+
+Simplified: one tile; entries of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from svm_actors.dma_buf.fence import Fence
+from svm_actors.dma_buf.fence_memory import allocate
+from svm_actors.dma_buf.resv import Usage
+from svm_actors.gpu.address import DmaAddr, Proto
+from svm_actors.gpu.page_table import GpuPte
+from svm_actors.xe.bind_ops import OpKind, XeOp
+from svm_actors.xe.bind_queue import PtJob, TlbJob
+from svm_actors.xe.bind_vma import XeBindVma
+from svm_actors.xe.pt_tree import PtUpdate
+
+if TYPE_CHECKING:
+    from svm_actors.drm.exec import DrmExec
+    from svm_actors.xe.bind_queue import BindQueue
+    from svm_actors.xe.vm_mode import XeBindVm
+
+NULL_PTE = GpuPte(DmaAddr(0, Proto.NULL), True, 0, 0)
+"""Of a null mapping: it leads to no page."""
+
+FENCES_PER_BIND = 2
+"""Slots a bind needs in every reservation: the writes and the flush."""
+
+
+@attrs.define
+class Prepared:
+    """What one pass of prepare found out."""
+
+    updates: list[PtUpdate] = attrs.field(factory=list)
+    """In the order in which they must be written."""
+    flush: tuple[int, int] | None = None
+    """Span whose translations must go."""
+    wait: Usage | None = None
+    """Slots of the VM to wait for; None: none."""
+    kernel: bool = False
+    """The fence goes into KERNEL slots: everybody has to wait, as for a move."""
+    staged: list[XeBindVma] = attrs.field(factory=list)
+    """Vmas marked as staged."""
+    unstaged: list[XeBindVma] = attrs.field(factory=list)
+    """Vmas whose entries go."""
+    userptr: bool = False
+    """User memory is bound: the notifier lock is needed."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """All that is touched."""
+        return min(update.start for update in self.updates), max(update.end for update in self.updates)
+
+    def clear(self, start: int, end: int, *, flush: bool = True) -> None:
+        """Entries go, and with them their translations."""
+        self.updates.append(PtUpdate(start, end))
+        if not flush:
+            return
+        first, last = self.flush or (start, end)
+        self.flush = min(first, start), max(last, end)
+
+    def wait_for(self, usage: Usage) -> None:
+        """The strictest wish counts."""
+        self.wait = usage if self.wait is None else max(self.wait, usage)
+
+
+class PtBind:
+    """One run of operations against the page table of a VM, through one queue."""
+
+    def __init__(self, vm: XeBindVm, queue: BindQueue, ops: Sequence[XeOp], in_fences: Sequence[Fence] = ()) -> None:
+        self.vm = vm
+        self.engine = vm.engine
+        self.queue = queue
+        self.ops = ops
+        self.in_fences = in_fences
+        self.prepared = Prepared()
+        self.passes = 0
+
+    async def run(self, exec_: DrmExec) -> list[Fence]:
+        """ops_execute: answers the fences that, all signaled, make it complete."""
+        self.vm.resv_dma.assert_held()
+        await self.prepare()
+        if self.prepared.updates:
+            return await self._run_prepared(exec_)
+        # Nothing to write, as for an unmap of a hole; the syncs count all the same.
+        self.vm.pt_tree.abort()
+        self._settle()
+        return [*self.in_fences, *self.queue.last_fences()]
+
+    # -- prepare -----------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """VMB-B01: a pass that runs again starts from nothing."""
+        for vma in self.prepared.staged:
+            vma.staged = False
+        self.vm.pt_tree.abort()
+        self.prepared = Prepared()
+
+    async def prepare(self) -> None:
+        """xe_pt_update_ops_prepare.  -ENOMEM."""
+        self.reset()
+        self.passes += 1
+        await self.engine.step("alloc", self.vm.pt_tree, "page tables")
+        try:
+            allocate(self.engine, self.vm.memory, "page tables")
+            for op in self.ops:
+                self._prepare_op(op)
+        except BaseException:
+            self.reset()
+            raise
+
+    def _prepare_op(self, op: XeOp) -> None:
+        match op.kind:
+            case OpKind.MAP:
+                self._bind(op.vma)
+                self.prepared.wait_for(Usage.KERNEL)
+            case OpKind.UNMAP:
+                self._unbind(op.vma, op.vma.addr, op.vma.end)
+            case OpKind.REMAP:
+                self._remap(op)
+            case OpKind.REBIND | OpKind.PREFETCH:
+                self._rewrite(op.vma)
+
+    def _bind(self, vma: XeBindVma) -> None:
+        """xe_pt_stage_bind: nodes and entries of a vma."""
+        vma.alive("somebody binds")
+        self.vm.pt_tree.stage(vma.addr, vma.end)
+        entries = self.entries(vma)
+        if entries:
+            self.prepared.updates.append(PtUpdate(vma.addr, vma.end, entries))
+        self.prepared.userptr |= vma.userptr is not None
+        self.prepared.staged.append(vma)
+        vma.staged = True
+
+    def entries(self, vma: XeBindVma) -> tuple[tuple[int, GpuPte], ...]:
+        """Entries for the pages as they are; those of a null mapping lead nowhere."""
+        writable = not vma.read_only
+        if vma.userptr is not None:
+            pages = vma.userptr.dma_pages()
+            return tuple((vma.addr + i, GpuPte.of(dma, writable, folio)) for i, (dma, folio) in enumerate(pages))
+        if vma.bo is None:
+            return tuple((vpn, NULL_PTE) for vpn in range(vma.addr, vma.end))
+        bo, first = vma.bo, vma.offset
+        return tuple(
+            (vma.addr + index, GpuPte.of(bo.dma_addr(first + index), writable, bo.folios[first + index]))
+            for index in range(vma.range)
+        )
+
+    def _unbind(self, vma: XeBindVma, start: int, end: int, *, flush: bool = True) -> None:
+        """xe_pt_stage_unbind; nothing to do for what was never bound."""
+        if vma.present or vma.staged:
+            self.prepared.clear(start, end, flush=flush)
+            self.prepared.unstaged.append(vma)
+
+    def _remap(self, op: XeOp) -> None:
+        """What the cut vacates goes; pieces whose entries cannot stay are written again (8.5, VMB-R13).
+
+        Such a piece is gone for a moment, although nobody asked for that: so the job is memory management, it
+        waits for everything, and everything after it waits for it.
+        """
+        old = op.vma
+        start = old.addr if op.prev is None or not op.skip_prev else op.prev.end
+        end = old.end if op.next is None or not op.skip_next else op.next.addr
+        self._unbind(old, start, end)
+        for piece, skip in ((op.prev, op.skip_prev), (op.next, op.skip_next)):
+            if piece is None:
+                continue
+            if skip:
+                if old.present or old.staged:
+                    piece.staged = True
+                    self.prepared.staged.append(piece)
+            else:
+                self._bind(piece)
+                self.rewrite_is_kernel_work()
+
+    def rewrite_is_kernel_work(self) -> None:
+        """VMB-R13: wait for BOOKKEEP, publish as KERNEL."""
+        self.prepared.wait_for(Usage.BOOKKEEP)
+        self.prepared.kernel = True
+
+    def _rewrite(self, vma: XeBindVma) -> None:
+        """xe_vm_rebind and prefetch: the same place, maybe other pages.
+
+        No message: the next job of every queue flushes in its ring, and none runs meanwhile (VMB-B13).  A
+        long-running context has no next job.
+        """
+        self._unbind(vma, vma.addr, vma.end, flush=self.vm.lr)
+        self._bind(vma)
+        self.rewrite_is_kernel_work()
+
+    # -- pre-commit, write, commit ---------------------------------------------------------------
+
+    async def _run_prepared(self, exec_: DrmExec) -> list[Fence]:
+        """What allocates comes first: under notifier_lock nothing may, as reclaim waits for notifiers."""
+        vm, prepared = self.vm, self.prepared
+        job, flush = self._make_job(), self._make_flush()
+        if prepared.userptr:
+            await vm.notifier_lock.read()
+            self._look_at_user_memory()
+        try:
+            written = await self._write(job)
+            await self._commit(exec_, written, flush)
+        finally:
+            if prepared.userptr:
+                vm.notifier_lock.release()
+        return self.queue.last_fences()
+
+    def _make_job(self) -> PtJob | None:
+        """None: the CPU may write at once (7.3)."""
+        depends = self._dependencies()
+        if not depends:
+            if self.queue.idle:
+                return None
+            self.engine.count("VMB-R11")
+        job = PtJob(self.queue, self.prepared.updates)
+        for fence in depends:
+            job.add_dependency(fence.get())
+        return job
+
+    def _make_flush(self) -> TlbJob | None:
+        flush = self.prepared.flush
+        return None if flush is None else TlbJob(self.queue, *self._flush_span(flush))
+
+    @staticmethod
+    def _flush_span(span: tuple[int, int]) -> tuple[int, int]:
+        """What has to go from the TLB: exactly what was asked, or more."""
+        return span
+
+    def _look_at_user_memory(self) -> None:
+        """VMB-R17: pages that went meanwhile are bound all the same.
+
+        The notifier has put the vma on the list of invalidated ones, so the next exec or the rebind worker binds
+        it again before a job runs (section 6, step 2).
+        """
+        if any(vma.userptr is not None and vma.userptr.stale() for vma in self.prepared.staged):
+            self.engine.count("VMB-R17")
+
+    async def _write(self, job: PtJob | None) -> Fence | None:
+        """By the CPU, answering None, or by a job, answering its fence."""
+        if job is None:
+            for update in self.prepared.updates:
+                single = update.start if update.end - update.start == 1 else None
+                await self.engine.step("pte_write", self.vm.page_table, single)
+                update.write(self.vm.page_table)
+            self.engine.count("bind.cpu")
+            return None
+        await job.arm()
+        fence = job.s_fence.finished.get()
+        await job.push()
+        self.queue.note_pt(fence)
+        self.engine.count("bind.job")
+        return fence
+
+    def _dependencies(self) -> list[Fence]:
+        """Everything unsignaled that must come first (7.3)."""
+        vm, prepared = self.vm, self.prepared
+        found = [fence for fence in self.in_fences if not fence.is_signaled()]
+        if prepared.wait is not None:
+            found += vm.resv_dma.unsignaled(prepared.wait)
+        for op in self.ops:
+            obj = op.vma.obj
+            if obj is not None and op.kind is not OpKind.UNMAP and vm.gpuvm.is_extobj(obj):
+                found += obj.resv.unsignaled(Usage.KERNEL)
+        found += self.other_updates()
+        self._note_running_jobs()
+        return list(dict.fromkeys(found))
+
+    def _note_running_jobs(self) -> None:
+        """VMB-R12: jobs that may use what goes; it is for user space to wait for them, with an in-sync.
+
+        VMB-R13: where the kernel rewrites what nobody asked it to, it waits itself.
+        """
+        own = self.queue.last_fences()
+        pending = [fence for fence in self.vm.resv_dma.unsignaled(Usage.BOOKKEEP) if fence not in own]
+        if self.prepared.kernel and pending:
+            self.engine.count("VMB-R13")
+        elif self.prepared.unstaged and pending:
+            self.engine.count("VMB-R12")
+
+    def other_updates(self) -> list[Fence]:
+        """VMB-R10: updates under the same page-table nodes, whichever queue they came through."""
+        found = self.vm.range_fences.overlapping(*self.prepared.span)
+        if any(fence is not self.queue.last_pt for fence in found):
+            self.engine.count("VMB-R10")
+        return found
+
+    async def _commit(self, exec_: DrmExec, written: Fence | None, flush: TlbJob | None) -> None:
+        """Point of no return behind it: nothing here fails."""
+        vm, prepared = self.vm, self.prepared
+        await self.engine.step("write", vm.pt_tree, "commit")
+        vm.pt_tree.commit(prepared.updates)
+        if written is not None:
+            vm.range_fences.insert(*prepared.span, written)
+        if prepared.kernel:
+            vm.tlb_flush_seqno += 1
+        if flush is not None:
+            await self._push_flush(flush, written)
+        fences = [fence for fence in (written, self.queue.last_tlb if flush is not None else None) if fence is not None]
+        usage = Usage.KERNEL if prepared.kernel else Usage.BOOKKEEP
+        await self.engine.step("write", vm.resv_dma)
+        for fence in fences:
+            for obj in exec_.objects:
+                obj.resv.add(fence, usage)
+        self._settle()
+
+    def _settle(self) -> None:
+        """The state of the vmas is what the page table will be when all that was submitted is through."""
+        for vma in self.prepared.unstaged:
+            vma.present = False
+        for vma in self.prepared.staged:
+            vma.staged = False
+            vma.present = not vma.destroyed
+            vma.large = vma.may_have_large_entries()
+            if self.writes(vma):
+                self.vm.rebind_list.pop(vma, None)
+
+    def writes(self, vma: XeBindVma) -> bool:
+        """Its entries are written, not inherited from a vma that was cut."""
+        return all(not (op.skip_prev and op.prev is vma) and not (op.skip_next and op.next is vma) for op in self.ops)
+
+    async def _push_flush(self, flush: TlbJob, written: Fence | None) -> None:
+        """After the entries are written, and not before (section 13)."""
+        if written is not None:
+            flush.add_dependency(written.get())
+        await flush.arm()
+        fence = flush.s_fence.finished.get()
+        await flush.push()
+        self.queue.note_tlb(fence)
+
+
+async def rebind(vm: XeBindVm, exec_: DrmExec) -> list[Fence]:
+    """xe_vm_rebind: write the entries of everything on the rebind list again; under the reservations.
+
+    Answers the fences that whoever runs next depends on; they are in the KERNEL slots as well.
+    """
+    vm.resv_dma.assert_held()
+    ops = [XeOp(OpKind.REBIND, vma) for vma in vm.rebind_list if not vma.destroyed]
+    if not ops:
+        return []
+    # Validation may have used the slots that were reserved before (VMB-R07).
+    for locked in exec_.objects:
+        locked.resv.reserve(FENCES_PER_BIND)
+    return await PtBind(vm, vm.default_queue, ops).run(exec_)

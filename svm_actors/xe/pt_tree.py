@@ -1,0 +1,124 @@
+"""The nodes of a VM's page table, as the driver sees them, with a staging copy (vm_bind section 6, VMB-R08).
+
+*Prepare* links new nodes into the staging children only; *commit* makes them live in one step under the
+notifier lock; *abort* forgets them.  A zap that walks the tree in between therefore never meets a node
+that is half linked.  Nodes that an update empties are freed after it was committed, by a deferred put.
+
+Simplified: one level of nodes under the root.  The hardware's walker reads the leaf entries in
+:class:`svm_actors.gpu.page_table.GpuPageTable`, so a node here is memory and bookkeeping, not entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from svm_actors.engine.engine import Engine
+from svm_actors.engine.errors import PropertyFailed
+from svm_actors.gpu.page_table import GpuPageTable, GpuPte
+from svm_actors.xe.range_fence import NODE_PAGES
+
+
+@attrs.frozen
+class PtUpdate:
+    """What to do to the entries of one span."""
+
+    start: int
+    """First page."""
+    end: int
+    """One past the last page."""
+    entries: tuple[tuple[int, GpuPte], ...] = ()
+    """(page, entry) to write; none clears the span."""
+
+    def write(self, page_table: GpuPageTable) -> None:
+        """By whichever hand; it was announced."""
+        if not self.entries:
+            page_table.clear_range(self.start, self.end)
+        for vpn, pte in self.entries:
+            page_table.set(vpn, pte)
+
+
+class PtNode:
+    """One page of page-table memory: 512 entries."""
+
+    __slots__ = ("index", "used")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.used: dict[int, None] = {}
+        """Entries in use, by page."""
+
+
+class PtTree:
+    """Children of the root, live and staged; protected by the VM's reservation, commit by notifier_lock too."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine = engine
+        self.name = name
+        self.live: dict[int, PtNode] = {}
+        """What a walker follows."""
+        self.staging: dict[int, PtNode] = {}
+        """What the update under way sees: live children and its own new ones."""
+        self._staged: list[int] = []
+        """Indices of new nodes, in the order in which they were linked."""
+        self.freed = False
+
+    def stage(self, start: int, end: int) -> None:
+        """Make sure that [start, end) has nodes in the staging tree."""
+        self._must_live()
+        for index in range(start // NODE_PAGES, -(-end // NODE_PAGES)):
+            if index not in self.staging:
+                self.staging[index] = PtNode(index)
+                self._staged.append(index)
+
+    def commit(self, updates: Iterable[PtUpdate]) -> int:
+        """Staging becomes live, and entries change in order; answers how many nodes went."""
+        self._must_live()
+        for index in self._staged:
+            self.live[index] = self.staging[index]
+        self._staged.clear()
+        for update in updates:
+            self._clear(update.start, update.end)
+            for page, _pte in update.entries:
+                self.live[page // NODE_PAGES].used[page] = None
+        return self._displace()
+
+    def abort(self) -> None:
+        """Undo the staging, the last node first."""
+        while self._staged:
+            del self.staging[self._staged.pop()]
+
+    def _clear(self, start: int, end: int) -> None:
+        for index in self._indices(start, end):
+            used = self.live[index].used
+            for page in [page for page in used if start <= page < end]:
+                del used[page]
+
+    def _indices(self, start: int, end: int) -> list[int]:
+        first, last = start // NODE_PAGES, -(-end // NODE_PAGES)
+        if last - first > len(self.live):
+            return [index for index in self.live if first <= index < last]
+        return [index for index in range(first, last) if index in self.live]
+
+    def _displace(self) -> int:
+        empty = [index for index, node in self.live.items() if not node.used]
+        for index in empty:
+            del self.live[index]
+            del self.staging[index]
+        return len(empty)
+
+    def free(self) -> None:
+        """VM close: all that is left."""
+        self.live.clear()
+        self.staging.clear()
+        self._staged.clear()
+        self.freed = True
+
+    def _must_live(self) -> None:
+        if self.freed:
+            raise PropertyFailed("lifetime", "VMB-R25", f"page tables of {self.name} are used after they were freed")
+
+    def statistics(self) -> dict[str, int]:
+        """Nodes in use and staged."""
+        return {"nodes": len(self.live), "staged": len(self._staged)}
