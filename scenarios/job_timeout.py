@@ -24,7 +24,9 @@ async def scenario(world: World) -> None:
     gpu = world.gpu()
     vm = await gpu.create_vm(world.process(), "dma_fence")
     bo = await vm.create_bo(PAGE)
-    await vm.bind(ADDR, bo)
+    bound = world.syncobj()
+    await vm.bind(ADDR, bo, syncs=[bound.sync_out()])
+    await bound.wait()  # a bind is asynchronous: a job sent off before it is through meets no mapping
     hanging, slow, counting = [await vm.create_queue() for _ in range(3)]
     answers: list[bool] = []
 

@@ -28,7 +28,9 @@ async def scenario(world: World) -> None:
     own = [await vm.create_bo(PAGE) for vm in vms]
     for vm, local, order in zip(vms, own, (shared, shared[::-1]), strict=True):
         for page, bo in enumerate([local, *order]):
-            await vm.bind(ADDR + page * PAGE, bo)
+            bound = world.syncobj()
+            await vm.bind(ADDR + page * PAGE, bo, syncs=[bound.sync_out()])
+        await bound.wait()  # binds of one queue are through in order
 
     async def work(vm: BindVm) -> None:
         queue = await vm.create_queue()
