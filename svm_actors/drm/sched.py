@@ -288,7 +288,6 @@ class DrmSched:
     async def free_job(self, job: SchedJob) -> None:
         """Give a finished job back to the driver; once, and it must not be used after."""
         self.alive("a job is freed of")
-        job.alive("free_job for")
         await self.ops.free_job(job)
         job.emit("free")
         job.release()

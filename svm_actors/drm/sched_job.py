@@ -180,7 +180,6 @@ class SchedJob:
 
     def hardware_done(self, fence: Fence) -> None:
         """drm_sched_job_done_cb: called from the hardware fence's signal, in interrupt context."""
-        self.alive(f"{fence.name} calls back")
         self.sched.job_done(self, fence.error)
 
     def emit(self, phase: JobPhase) -> None:

@@ -6,8 +6,9 @@ All policies use one tree ordered by a number; they differ in where the number c
 * RR: a logical clock that ticks whenever an entity has had its turn.
 * FAIR: GPU time used so far, scaled by priority; one run queue for all priorities.
 
-Simplified: FAIR charges an entity when its jobs finish, and an entity that comes back after a pause is
-put where it left off relative to the others; the kernel in addition nudges it by its priority then.
+Simplified: FAIR books GPU time when a job finishes, so what is on the hardware is not booked yet; the
+kernel does the same.  An entity that comes back after a pause keeps what it has used, or gets what the
+hindmost has; the kernel keeps the difference instead, and nudges it by priority.
 """
 
 from __future__ import annotations
@@ -85,29 +86,31 @@ class RoundRobinPolicy:
 
 
 class FairPolicy:
-    """Least GPU time first, weighted."""
+    """Least GPU time first, weighted.  The run queue's clock is what the hindmost has used, and never goes back."""
 
     priorities = False
 
     def place_new(self, rq: RunQueue, entity: SchedEntity, submit_ts: int) -> int:
-        """As far behind the hindmost as it was when it left."""
-        entity.vruntime = rq.smallest() + max(0, entity.vruntime + self._used(entity))
+        """By what it has used, but nobody saves up by being idle."""
+        self._charge(entity)
+        entity.vruntime = max(entity.vruntime, rq.clock)
         return entity.vruntime
 
     def place_again(self, rq: RunQueue, entity: SchedEntity, head: SchedJob) -> int:
-        """Charged for what it used since."""
-        entity.vruntime += self._used(entity)
+        """By what it has used until now."""
+        self._charge(entity)
+        rq.clock = max(rq.clock, min(entity.vruntime, rq.smallest(entity.vruntime)))
         return entity.vruntime
 
     def leave(self, rq: RunQueue, entity: SchedEntity) -> None:
-        """Keep its place relative to the others."""
-        entity.vruntime += self._used(entity) - rq.smallest()
+        """The hindmost is among those who stay."""
+        rq.clock = max(rq.clock, rq.smallest(rq.clock))
 
-    def _used(self, entity: SchedEntity) -> int:
+    def _charge(self, entity: SchedEntity) -> None:
         """Weighted GPU time since the last time this was asked."""
         stats = entity.stats
         fresh, stats.charged = stats.runtime - stats.charged, stats.runtime
-        return fresh << FAIR_SHIFT[entity.priority]
+        entity.vruntime += fresh << FAIR_SHIFT[entity.priority]
 
 
 class SchedPolicy(Enum):

@@ -150,7 +150,6 @@ class SchedRecovery:
 
     async def _run_again(self, job: SchedJob) -> None:
         pair = job.s_fence
-        pair.drop_parent()
         try:
             hardware = await self.sched.ops.run_job(job)
         except KernelError as error:

@@ -36,16 +36,17 @@ class RunQueue:
         self.entities: dict[SchedEntity, None] = {}
         """Those that were pushed to and not taken off since: also some that have no job just now."""
         self.clock = 0
-        """The logical clock of the RR policy."""
+        """The logical clock of the RR policy; the virtual time of the FAIR policy."""
         self.freed = False
         """The scheduler is gone."""
         self._tree: SortedDict[tuple[int, int], SchedEntity] = SortedDict()
         """Those with jobs, by (place, arrival); also one whose only job was taken before its push came here."""
         self._arrivals = 0
 
-    def smallest(self) -> int:
-        """Place of whoever is first; 0 when there is nobody."""
-        return self._tree.peekitem(0)[0][0] if self._tree else 0
+    def smallest(self, default: int) -> int:
+        """Place of whoever is first; ``default`` when there is nobody."""
+        place: int = self._tree.peekitem(0)[0][0] if self._tree else default
+        return place
 
     def waiting(self) -> list[SchedEntity]:
         """The entities with jobs, in the order in which they are served."""
@@ -55,7 +56,8 @@ class RunQueue:
 
     def add(self, entity: SchedEntity, submit_ts: int) -> None:
         """An entity has its first job."""
-        self._alive(entity)
+        if self.freed:
+            raise PropertyFailed("lifetime", "INV-FEN-08", f"{entity.name} uses {self.name}, which is freed")
         if entity not in self.entities:
             self.entities[entity] = None
             self.sched.score.value += 1
@@ -63,7 +65,6 @@ class RunQueue:
 
     def popped(self, entity: SchedEntity) -> None:
         """One of its jobs was taken: it goes to its new place, or out of the order when it has no more."""
-        self._alive(entity)
         if not self.is_on(entity):
             return
         self._unplace(entity)
@@ -77,7 +78,6 @@ class RunQueue:
         """It is no longer served from here."""
         if entity not in self.entities:
             return
-        self._alive(entity)
         del self.entities[entity]
         self.sched.score.value -= 1
         self._unplace(entity)
@@ -96,10 +96,6 @@ class RunQueue:
         if entity.rq_key is not None:
             del self._tree[entity.rq_key]
             entity.rq_key = None
-
-    def _alive(self, entity: SchedEntity) -> None:
-        if self.freed:
-            raise PropertyFailed("lifetime", "INV-FEN-08", f"{entity.name} uses {self.name}, which is freed")
 
     # -- the worker --------------------------------------------------------------------
 

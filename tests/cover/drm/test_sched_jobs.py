@@ -110,6 +110,8 @@ def test_what_is_not_armed_can_be_dropped_and_what_is_cannot() -> None:
         fence.put()
         with pytest.raises(EngineError, match="not armed"):
             _ = MockJob(entity).s_fence
+        with pytest.raises(EngineError, match="not armed"):
+            await MockJob(entity).push()
         armed = MockJob(entity, US)
         await armed.arm()
         with pytest.raises(EngineError, match="only the scheduler may free it"):
@@ -228,6 +230,21 @@ def test_a_guilty_context_runs_with_an_error() -> None:
             assert job.done.done
 
     run(body)
+
+
+def test_gpu_time_is_booked_once_though_jobs_overlap() -> None:
+    """A job's time begins when the one before it is done, not when it was put on the hardware."""
+
+    async def body(bench: Bench) -> None:
+        bench.sched()
+        first, second = bench.entity(), bench.entity()
+        for entity, duration in ((first, 3 * MS), (second, MS), (first, 2 * MS)):
+            await bench.submit(entity, duration)
+        await bench.engine.quiesce()
+        assert (first.stats.runtime, second.stats.runtime) == (5 * MS, MS)
+
+    for _ in every(body, 20):
+        pass
 
 
 # -- dependencies ------------------------------------------------------------------------------
@@ -400,9 +417,9 @@ def test_on_the_same_scheduler_being_scheduled_is_enough() -> None:
         await job.s_fence.scheduled.wait()
         assert not before.done.done
         await job.done.wait()
-        assert bench.gpu.freed == [before] or before.finished_at == MS
+        assert (before.finished_at, job.finished_at) == (MS, 2 * MS)
 
-    run(body)
+    assert run(body).engine.counters["FEN-R19"] == 0
 
 
 @pytest.mark.parametrize("reason", ["flag", "other scheduler", "error"])
@@ -625,15 +642,17 @@ def test_a_changed_list_counts_from_the_next_job_on() -> None:
         assert entity.rq is second.rq_of(Priority.HIGH)
         assert job.priority is Priority.HIGH
 
-    run(body)
+    assert run(body).engine.counters["FEN-R25"] == 0
 
 
 def test_the_priority_of_a_settled_entity_stays() -> None:
     async def body(bench: Bench) -> None:
         sched = bench.sched()
         entity = bench.entity()
+        job = MockJob(entity, US)
         await entity.set_priority(Priority.HIGH)
-        await bench.submit(entity, US)
+        await bench.hand_over(job)
+        assert job.priority is Priority.HIGH
         assert entity.rq is sched.rq_of(Priority.HIGH)
         await bench.engine.quiesce()
         await entity.set_priority(Priority.LOW)

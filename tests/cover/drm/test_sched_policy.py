@@ -85,6 +85,20 @@ def test_round_robin_takes_one_of_each() -> None:
         pass
 
 
+def test_who_comes_back_in_round_robin_is_behind_those_who_wait() -> None:
+    """Emptying its queue counts as a turn."""
+
+    async def body(bench: Bench) -> None:
+        bench.sched(credit_limit=1, policy=SchedPolicy.RR)
+        a, b, c = bench.entity(), bench.entity(), bench.entity()
+        await behind_a_gate(bench, (a, US), (b, US))
+        await behind_a_gate(bench, (a, US), (c, US), (b, US))
+        assert order(bench) == ["0.1", "1.1", "2.1", "0.2", "1.2"]
+
+    for _ in every(body, 10):
+        pass
+
+
 def test_idling_gives_no_advantage_in_round_robin() -> None:
     async def body(bench: Bench) -> None:
         bench.sched(credit_limit=1, policy=SchedPolicy.RR)
@@ -129,6 +143,21 @@ def test_fair_weighs_priorities_and_starves_nobody() -> None:
         turns = "".join(name[0] for name in order(bench))
         # A nanosecond costs the low one 2**7, the high one 2**2; what runs just now is not booked yet.
         assert gaps(turns, "1")[1:4] == [31, 32, 32]
+
+    run(body)
+
+
+def test_fair_a_debt_is_not_forgotten_by_going_away() -> None:
+    """Who used much and left comes back behind the others, not in front of them."""
+
+    async def body(bench: Bench) -> None:
+        bench.sched(credit_limit=1, policy=SchedPolicy.FAIR)
+        greedy, modest = bench.entity(), bench.entity()
+        steady = [(modest, MS)] * 12
+        await behind_a_gate(bench, (greedy, 8 * MS), *steady[:4])
+        await behind_a_gate(bench, (greedy, MS), *steady)
+        turns = "".join(name[0] for name in order(bench))
+        assert turns[5:].index("0") >= 2
 
     run(body)
 

@@ -10,6 +10,7 @@ from svm_actors.drm.sched import DrmSched
 from svm_actors.drm.sched_job import SchedJob
 from svm_actors.drm.sched_mock import MockFlags, MockGpu, MockJob
 from svm_actors.drm.sched_user import ProcessGroup
+from svm_actors.drm.sched_work import Workqueue
 from svm_actors.engine.errors import ECANCELED, ESRCH, PropertyFailed
 
 
@@ -66,8 +67,8 @@ def test_sigkill_ends_a_killable_flush_but_kills_only_on_exit() -> None:
             bench.log.append(await entity.flush(bench.process, MS))
 
         task = bench.engine.spawn(flusher(), "flusher")
-        await bench.engine.step("local")
-        await bench.engine.step("local")
+        await bench.engine.sleep(1)
+        assert bench.process.sleeps_on == [bench.scheds[0].job_scheduled]
         bench.process.sigkill()
         await bench.engine.join(task)
         assert not entity.stopped
@@ -78,6 +79,23 @@ def test_sigkill_ends_a_killable_flush_but_kills_only_on_exit() -> None:
 
     for bench in every(body, 20):
         assert bench.log == [False]
+
+
+def test_a_flush_ends_when_somebody_else_kills_the_entity() -> None:
+    async def body(bench: Bench) -> None:
+        bench.sched(credit_limit=1)
+        entity = bench.entity()
+        for _ in range(2):
+            await bench.submit(entity)
+        flush = bench.engine.spawn(entity.flush(bench.process, MS), "flush")
+        await bench.engine.sleep(1)
+        assert not flush.done
+        await entity.kill()
+        await bench.engine.join(flush)
+        await bench.gpu.advance(1)
+
+    for _ in every(body, 20):
+        pass
 
 
 def test_the_death_of_the_last_user_kills_the_entity() -> None:
@@ -327,6 +345,19 @@ def test_fini_cuts_every_tie() -> None:
     assert counted(every(body, 20), "FEN-R18") == 21
 
 
+def test_a_job_made_before_cannot_be_pushed_after() -> None:
+    async def body(bench: Bench) -> None:
+        bench.sched()
+        entity = bench.entity()
+        job = MockJob(entity)
+        await job.arm()
+        await entity.fini()
+        await job.push()
+
+    with pytest.raises(PropertyFailed, match=r"INV-FEN-08.*a job is pushed to e0, which is freed"):
+        run(body)
+
+
 def test_the_job_does_not_keep_the_entity() -> None:
     """FEN-B17: the entity may go while its job is on the hardware."""
 
@@ -461,6 +492,64 @@ def test_its_memory_must_outlive_its_jobs() -> None:
         await bench.gpu.advance(1)
 
     with pytest.raises(PropertyFailed, match=r"INV-FEN-08.*a job ends on sched0, which is freed"):
+        run(body)
+
+
+def test_its_memory_must_outlive_its_killed_jobs() -> None:
+    async def body(bench: Bench) -> None:
+        sched = bench.sched()
+        entity = bench.entity()
+        gate = Fence(bench.engine, "gate")
+        await bench.submit(entity, 0, gate)
+        await bench.engine.quiesce()
+        await entity.fini()
+        await sched.fini()
+        sched.free()
+        gate.signal()
+        await bench.engine.quiesce()
+
+    with pytest.raises(PropertyFailed, match=r"INV-FEN-08.*a job is freed of sched0, which is freed"):
+        run(body)
+
+
+@pytest.mark.parametrize("what", ["run_job_queue", "run_free_queue", "work_run_job", "work_free_job", "timer"])
+def test_nothing_may_reach_its_memory_afterwards(what: str) -> None:
+    """INV-FEN-08: no kick, no work item, no timer."""
+
+    async def body(bench: Bench) -> None:
+        sched = bench.sched(timeout=MS)
+        sched.free()
+        if what.startswith("run"):
+            getattr(sched, what)()
+        elif what == "timer":
+            sched.tdr.work.mod(MS)
+        else:
+            sched.submit_wq.queue_work(getattr(sched, what))
+        await bench.engine.quiesce()
+
+    with pytest.raises(PropertyFailed, match=r"INV-FEN-08.*sched0, which is freed"):
+        run(body)
+
+
+def test_its_own_queue_goes_with_it_and_a_shared_one_does_not() -> None:
+    async def body(bench: Bench) -> None:
+        shared = Workqueue(bench.engine, "shared")
+        for sched in (bench.sched(), bench.sched(submit_wq=shared)):
+            await sched.fini()
+            assert sched.submit_wq.destroyed == (sched.submit_wq is not shared)
+
+    run(body)
+
+
+def test_a_job_ends_once() -> None:
+    async def body(bench: Bench) -> None:
+        sched = bench.sched()
+        job = await bench.submit(bench.entity(), US)
+        await bench.engine.quiesce()
+        bench.engine.listeners.clear()
+        sched.job_done(job, None)
+
+    with pytest.raises(PropertyFailed, match=r"INV-FEN-08.*the end of e0.job1, which is freed"):
         run(body)
 
 

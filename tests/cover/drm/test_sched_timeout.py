@@ -12,7 +12,7 @@ from svm_actors.drm.sched_mock import MockFlags, MockGpu, MockJob
 from svm_actors.drm.sched_types import GpuSchedStat, Priority
 from svm_actors.drm.sched_user import Guilt
 from svm_actors.drm.sched_work import Workqueue
-from svm_actors.engine.errors import ECANCELED, ENODEV, ETIMEDOUT, PropertyFailed
+from svm_actors.engine.errors import ECANCELED, EIO, ENODEV, ETIMEDOUT, PropertyFailed
 
 TIMEOUT = 200 * MS
 
@@ -109,6 +109,7 @@ def test_a_wedged_device_times_everything_out_at_once() -> None:
         await first.s_fence.scheduled.wait()
         async with sched.job_list_lock:
             sched.tdr.queue_immediately()
+        await first.s_fence.finished.wait()
         second = await bench.submit(entity)
         await second.s_fence.finished.wait()
         assert bench.engine.now == 0
@@ -184,6 +185,7 @@ def test_no_hang_puts_the_job_back() -> None:
 
     for bench in every(body, 20):
         assert bench.engine.counters["sched.timeout"] == 1
+        assert bench.engine.counters["FEN-R21"] == 0
 
 
 def test_no_hang_because_it_finished_meanwhile() -> None:
@@ -281,6 +283,46 @@ def test_stop_and_start_without_a_reset_loses_nothing() -> None:
     benches = list(every(body, 150, race_timers=True))
     assert counted(benches, "FEN-R22") > 0
     assert {bench.log[0] for bench in benches} >= {1, 2}
+
+
+def test_a_replayed_job_is_watched_again() -> None:
+    """The reset came from elsewhere: nobody but the start arms the timer."""
+
+    async def body(bench: Bench) -> None:
+        sched = bench.sched(timeout=TIMEOUT)
+        times = watch_timeouts(bench)
+        job = await bench.submit(bench.entity())
+        await job.s_fence.scheduled.wait()
+        await bench.engine.sleep(MS)
+        await sched.stop()
+        assert not sched.tdr.work.busy
+        await bench.gpu.reset()
+        await sched.recovery.resubmit_jobs()
+        await bench.engine.sleep(TIMEOUT)
+        await sched.start()
+        await bench.engine.quiesce()
+        assert times == [MS + 2 * TIMEOUT]
+
+    for _ in every(body, 10):
+        pass
+
+
+def test_a_job_that_cannot_be_replayed_has_that_error() -> None:
+    async def body(bench: Bench) -> None:
+        sched = bench.sched()
+        job = await bench.submit(bench.entity())
+        await job.s_fence.scheduled.wait()
+        await sched.stop()
+        await bench.gpu.reset()
+        job.failure = EIO()
+        await sched.recovery.resubmit_jobs()
+        assert isinstance(job.s_fence.finished.error, EIO)
+        assert job.s_fence.parent is None
+        await sched.start()
+        # What start says comes last: the job never reached the hardware again.
+        assert isinstance(job.s_fence.finished.error, ECANCELED)
+
+    run(body)
 
 
 def test_without_a_replay_what_was_on_the_hardware_is_cancelled() -> None:
@@ -398,7 +440,7 @@ def test_a_kernel_job_is_always_innocent() -> None:
 
 
 def test_what_is_done_is_not_run_again() -> None:
-    """FEN-B20: its buffers may belong to somebody else by now."""
+    """FEN-R31, FEN-B20: its buffers may belong to somebody else by now."""
 
     async def body(bench: Bench) -> None:
         sched = bench.sched()

@@ -252,6 +252,34 @@ def test_mod_can_also_bring_it_forward() -> None:
     assert engine.now == 30
 
 
+def test_at_once_means_once() -> None:
+    async def body(engine: Engine, log: list[Any]) -> None:
+        work = delayed(engine, log)
+        work.mod(1000)
+        assert work.mod(0)
+        assert work.expires is None
+        await engine.quiesce()
+
+    assert run(body)[0] == [0]
+
+
+def test_nothing_is_left_of_a_run_or_a_cancel_in_an_unordered_queue() -> None:
+    async def body(engine: Engine, log: list[Any]) -> None:
+        queue = Workqueue(engine, "wq", ordered=False)
+        first, second = logging(engine, log, "first"), logging(engine, log, "second")
+        for work in (first, second):
+            queue.queue_work(work)
+        await queue.cancel_work_sync(second)
+        queue.queue_work(second)
+        await engine.quiesce()
+        assert queue.statistics() == {"queued": []}
+
+    for seed in range(20):
+        log, _ = run(body, "random", seed)
+        assert log.count("first ends") == 1
+        assert log.count("second ends") in (1, 2)
+
+
 def test_mod_steals_it_back_from_the_queue() -> None:
     """Fired, queued behind something, not begun: the deadline moves all the same."""
 
