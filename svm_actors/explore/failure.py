@@ -28,8 +28,8 @@ Kind = Literal["property", "deadlock", "budget", "error", "internal"]
 raised; ``internal``: the model itself broke, which is a bug of this package."""
 
 PACKAGE: Final = Path(svm_actors.__file__).parent
-VERBS: Final = PACKAGE / "world.py"
-"""Errors raised here are about how the scenario called a verb."""
+VERBS: Final = PACKAGE / "world"
+"""Errors raised in here are about how the scenario called a verb."""
 
 _BYTES: Final = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""")
 _NUMBER: Final = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b|\b[0-9a-f]{8,}\b|\d+")
@@ -189,4 +189,4 @@ def _in_model(frame: traceback.FrameSummary | None) -> bool:
     if frame is None:
         return False
     path = Path(frame.filename)
-    return path.is_relative_to(PACKAGE) and path != VERBS
+    return path.is_relative_to(PACKAGE) and not path.is_relative_to(VERBS)

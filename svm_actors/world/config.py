@@ -1,0 +1,26 @@
+"""What a machine is made of."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Config:
+    """The machine.  Every field has a default that makes a small world."""
+
+    gpus: int = 1
+    """Number of GPUs."""
+    vram_pages: int = 4096
+    """Device memory per GPU, in 4 KiB pages."""
+    ram_pages: int | None = None
+    """RAM in pages; None is no limit."""
+    mirrors: int = 2
+    """Number of mirror devices that can be opened."""
+    fault_queue_size: int = 16
+    """Entries of a GPU's fault queue."""
+    atomics_on_system: bool = False
+    """True when GPU atomics work on system memory."""
+    mirror_driver: str = attrs.field(default="mended", validator=attrs.validators.in_(("mended", "7.3.4")))
+    """``mended``: a correct small driver.  ``7.3.4``: the stock test driver with its traps (HM-D01 ...),
+    which loses writes and uses freed pages as soon as its commands race."""
