@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from svm_actors.dma_buf.events import publish
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT, Fence
 from svm_actors.dma_buf.fence_array import FenceArray
 from svm_actors.dma_buf.fence_memory import FenceMemory, allocate
@@ -156,6 +157,7 @@ class DmaResv:
         if fence.container:
             raise PropertyFailed("resv", RULE, f"{fence.name}, a container, is added to {self.name}")
         fence.get()
+        publish(self.engine, fence, self.ww.name)
         slots = self.fences.slots
         for index, old in enumerate(slots):
             if self.may_replace(old, fence, usage):
@@ -183,6 +185,7 @@ class DmaResv:
         Only right when, once it is signaled, the work behind the old ones has no access any more.
         """
         self.assert_held()
+        publish(self.engine, replacement, self.ww.name)
         slots = self.fences.slots
         for index, old in enumerate(slots):
             if old.fence.context == context:

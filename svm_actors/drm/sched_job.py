@@ -63,6 +63,8 @@ class SchedJob:
         self.stats: EntityStats = entity.stats
         """Where its GPU time is booked; outlives the entity."""
         self.freed = False
+        self._prepaid = 0
+        """Dependencies there is room for already."""
         self._pushing = False
         """Somebody is in :meth:`push`; only for statistics, the kernel could not know."""
         self.cb = FenceCb(self.hardware_done)
@@ -107,12 +109,23 @@ class SchedJob:
                 self.dependencies[index] = later
                 other.put()
                 return
+        if self._prepaid:
+            self._prepaid -= 1
+        else:
+            self._pay_for(fence)
+        self.dependencies.append(fence)
+
+    def prealloc_dependency(self) -> None:
+        """Room for one dependency that will be known only where nothing may be allocated.  -ENOMEM."""
+        allocate(self.engine, self._memory, "job dependency")
+        self._prepaid += 1
+
+    def _pay_for(self, fence: Fence) -> None:
         try:
             allocate(self.engine, self._memory, "job dependency")
         except ENOMEM:
             fence.put()
             raise
-        self.dependencies.append(fence)
 
     def add_resv_dependencies(self, resv: DmaResv, usage: Usage) -> None:
         """Wait for what a reservation holds up to this usage; its lock is held.  -ENOMEM."""
@@ -150,6 +163,8 @@ class SchedJob:
         self._armed()
         self._pushing = True
         await entity.push_job(self, process)
+        self._prepaid = 0
+        """Dependencies there is room for already."""
         self._pushing = False
 
     async def submit(self, process: ProcessGroup | None = None) -> SchedFence:

@@ -9,7 +9,7 @@ time and the job could finish and be freed meanwhile (FEN-R21).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT
 from svm_actors.drm.sched_types import GpuSchedStat
@@ -20,6 +20,10 @@ from svm_actors.engine.signalling import signalling
 if TYPE_CHECKING:
     from svm_actors.drm.sched import DrmSched
     from svm_actors.drm.sched_job import SchedJob
+
+
+TICK: Final = 1_000_000
+"""Virtual ns between two runs of the handler for one job, even with a timeout of 0: others run in between."""
 
 
 class SchedTimeout:
@@ -36,15 +40,15 @@ class SchedTimeout:
 
     # -- the timer: called with job_list_lock held ---------------------------------------
 
-    def restart(self) -> None:
+    def restart(self, at_least: int = 0) -> None:
         """drm_sched_start_timeout: start anew if there is a job to watch."""
         if self.timeout != MAX_SCHEDULE_TIMEOUT and self.sched.pending:
-            self.work.mod(self.timeout)
+            self.work.mod(max(self.timeout, at_least))
 
-    async def restart_unlocked(self) -> None:
+    async def restart_unlocked(self, at_least: int = 0) -> None:
         """The same for callers without the lock."""
         async with self.sched.job_list_lock:
-            self.restart()
+            self.restart(at_least)
 
     async def job_begin(self, job: SchedJob) -> None:
         """drm_sched_job_begin: it is about to go on the hardware."""
@@ -57,9 +61,13 @@ class SchedTimeout:
         self.work.mod(0)
 
     def queue_immediately(self) -> None:
-        """drm_sched_tdr_queue_imm: from now on every job times out at once (a wedged device)."""
+        """drm_sched_tdr_queue_imm: now, and from now on every job times out as soon as it is begun (a dead queue).
+
+        A fault alone would not do: freeing a job that was through starts the timer anew.
+        """
         self.timeout = 0
-        self.restart()
+        if self.sched.pending:
+            self.work.mod(0)
 
     # -- the handler -------------------------------------------------------------------
 
@@ -75,7 +83,8 @@ class SchedTimeout:
             await self._settle(job, status)
             if status is GpuSchedStat.ENODEV:
                 return
-        await self.restart_unlocked()
+        if not self.work.pending:  # another fault was reported meanwhile: that comes first
+            await self.restart_unlocked(TICK)
 
     async def take_head(self) -> SchedJob | None:
         """FEN-R21: off the list, so that nobody frees it while the driver looks at it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from svm_actors.dma_buf.events import publish
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.dma_buf.fence_chain import FenceChain, collect, find_seqno, walk
 from svm_actors.dma_buf.fence_memory import FenceMemory, allocate
@@ -82,6 +83,7 @@ class Syncobj:
         self._must_live("is written")
         if fence is not None:
             fence.get()
+            publish(self.engine, fence, self.name)
         old, self.fence = self.fence, fence
         if fence is not old:
             self._tell_waiters()
@@ -104,6 +106,7 @@ class Syncobj:
             self.engine.count("syncobj.unordered_point")
         name = f"{self.name}.{self._points}"
         self._points += 1
+        publish(self.engine, fence, self.name)
         node = FenceChain(self.engine, name, prev, fence.get(), point, memory=self.memory)
         old, self.fence = self.fence, node
         self._tell_waiters()

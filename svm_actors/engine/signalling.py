@@ -31,12 +31,15 @@ from svm_actors.engine.locks import Lock
 FS_RECLAIM: Final = "fs_reclaim"
 """The class that stands for direct reclaim: allocating acquires it for a moment."""
 
+INVALIDATE_START: Final = "mmu_notifier_invalidate_start"
+"""The class that stands for running MMU notifier callbacks."""
+
 PRIMED: Final = (
     "mmap_lock",
     "dma_resv",
     FS_RECLAIM,
     "i_mmap_rwsem",
-    "mmu_notifier_invalidate_start",
+    INVALIDATE_START,
     FENCE_MAP,
 )
 """Outermost first (section 6): everything a fence wait may happen under."""

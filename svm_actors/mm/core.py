@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from svm_actors.engine.actor import Actor
 from svm_actors.engine.engine import Engine
+from svm_actors.engine.signalling import prime
 from svm_actors.mm import exclusive, fork, hmm, madvise, memory, migrate_device, mmap, mprotect, mremap, swap
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import RW
@@ -36,6 +37,7 @@ class CoreMm(Actor):
         self.heap_prot = RW
         self._names: dict[str, int] = {}
         engine.lockdep.declare(*LOCK_ORDER)
+        prime(engine)
         self._route_system_calls()
         self._route_drivers()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EPERM
+from svm_actors.engine.signalling import might_fault
 from svm_actors.mm.constants import PTRS_PER_PTE, Vm
 from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange
 from svm_actors.mm.memory import handle_mm_fault, migration_entry_wait
@@ -119,6 +120,7 @@ class _Walk:
 
     async def run(self) -> None:
         """Walk to the end, or raise what interrupts it."""
+        might_fault(self.core.engine, f"pages {self.at:#x} and up of {self.mm.name}")
         range_ = self.range
         while self.at < range_.end:
             vma = self.mm.vmas.at_or_after(self.at)

@@ -18,6 +18,7 @@ import attrs
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EAGAIN, EINVAL, EOVERFLOW
 from svm_actors.engine.locks import CollisionSeq
+from svm_actors.engine.signalling import INVALIDATE_START, LockMap, might_wait_for_notifier
 from svm_actors.mm.constants import TASK_PAGES
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class MmuNotifierSubscriptions:
         self.tree: list[IntervalNotifier] = []
         """Subscriptions in insertion order of equal starts, sorted by start."""
         self.deferred: list[IntervalNotifier] = []
+        self.context = LockMap(engine, f"{name}.{INVALIDATE_START}", INVALIDATE_START)
+        """What callbacks run inside of, for lock order."""
 
     # -- writers ---------------------------------------------------------------------
 
@@ -134,24 +137,34 @@ class MmuNotifierSubscriptions:
         matching = self._matching(event)
         current = self.sequence.begin(bool(matching))
         self.engine.emit(InvalidateStarted(event, current))
-        finish: list[FinishObject] = []
-        refused = False
-        for sub in matching:
-            answer = await sub.ops.invalidate(sub, event, current)
-            if answer is False:
-                if event.blockable:
-                    continue
-                refused = True
-                break
-            if answer is not True:
-                finish.append(answer)
-        for item in finish:
-            await item.finish()
-        if refused:
+        if matching and not await self._call(matching, event, current):
             await self._end()
             self.engine.emit(InvalidateEnded(event))
             raise EAGAIN
         self.engine.emit(InvalidateReturned(event))
+
+    async def _call(self, matching: list[IntervalNotifier], event: NotifierRange, current: int) -> bool:
+        """All callbacks, then all second passes; False: somebody refused.
+
+        Reclaim gets here, and whoever waits for a fence may be what reclaim waits for: so a callback must
+        not allocate, and must not take what is held over an allocation (vm_bind section 2).
+        """
+        self.context.touch()
+        with self.context.inside():
+            finish: list[FinishObject] = []
+            refused = False
+            for sub in matching:
+                answer = await sub.ops.invalidate(sub, event, current)
+                if answer is False:
+                    if event.blockable:
+                        continue
+                    refused = True
+                    break
+                if answer is not True:
+                    finish.append(answer)
+            for item in finish:
+                await item.finish()
+        return not refused
 
     async def invalidate_range_end(self, event: NotifierRange) -> None:
         """mmu_notifier_invalidate_range_end: the last overlapping end opens the even period."""
@@ -228,6 +241,7 @@ class MmuNotifierSubscriptions:
 
     async def read_begin(self, sub: IntervalNotifier) -> int:
         """Sleep while ``sub`` is inside an odd period that hit it; deliberately does not loop."""
+        might_wait_for_notifier(self.engine, sub.name)
         await self.engine.step("seq_read", self, sub.name)
         seen = sub.seq
         if seen == self.sequence.value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import ENOMEM
+from svm_actors.engine.signalling import might_alloc
 from svm_actors.mm.folio import Folio, Kind
 
 
@@ -33,6 +34,7 @@ class PageAllocator:
 
     async def alloc(self, reason: str) -> Folio:
         """A page with one reference for ``reason``, contents undefined until set.  -ENOMEM."""
+        might_alloc(self.engine, f"a page for {reason}")
         await self.engine.step("alloc", self)
         return self.alloc_now(reason)
 

@@ -15,6 +15,7 @@ from svm_actors.drm.pagemap_util import OwnerList
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import KernelError
 from svm_actors.engine.locks import RwSem
+from svm_actors.engine.signalling import INVALIDATE_START
 from svm_actors.xe.evict import evict_bo, lock_victim
 from svm_actors.xe.garbage import GarbageCollector
 from svm_actors.xe.pagefault import Pagefaults
@@ -66,6 +67,7 @@ class XeDriver:
         self.owners = OwnerList()
         """Owner groups of VMs and regions."""
         engine.lockdep.declare(*LOCK_ORDER)
+        engine.lockdep.declare(INVALIDATE_START, "notifier_lock")
 
 
 class XeDevice:

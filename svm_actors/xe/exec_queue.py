@@ -186,7 +186,7 @@ class ExecQueue:
     def halted_now(self) -> None:
         """A refused fault has halted it: no use waiting for the timer."""
         self.was_reset = True
-        self.sched.tdr.fault()
+        self.sched.tdr.queue_immediately()
 
     def halted(self) -> None:
         """Interrupt: the firmware reports that it gave the context up."""
@@ -265,6 +265,7 @@ class ExecQueue:
         """
         if not self.banned and not self.killed:
             self.banned = True
+            self.sched.tdr.timeout = 0
             self.engine.count("exec.banned")
 
     def kill(self) -> None:
@@ -275,7 +276,7 @@ class ExecQueue:
 
     def end_jobs(self) -> None:
         """Have the timeout handler take off what is on the hardware; who waits for a suspend goes on."""
-        self.sched.tdr.fault()
+        self.sched.tdr.queue_immediately()
         self.answer.wake_up()
 
     async def destroy(self) -> None:

@@ -233,7 +233,11 @@ class PtBind:
 
     def _make_flush(self) -> TlbJob | None:
         flush = self.prepared.flush
-        return None if flush is None else TlbJob(self.queue, *self._flush_span(flush))
+        if flush is None:
+            return None
+        job = TlbJob(self.queue, *self._flush_span(flush))
+        job.prealloc_dependency()
+        return job
 
     @staticmethod
     def _flush_span(span: tuple[int, int]) -> tuple[int, int]:

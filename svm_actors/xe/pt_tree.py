@@ -75,25 +75,29 @@ class PtTree:
     def commit(self, updates: Iterable[PtUpdate]) -> int:
         """Staging becomes live, and entries change in order; answers how many nodes went."""
         self._must_live()
+        touched = dict.fromkeys(self._staged)
         for index in self._staged:
             self.live[index] = self.staging[index]
         self._staged.clear()
         for update in updates:
-            self._clear(update.start, update.end)
+            touched.update(dict.fromkeys(self._clear(update.start, update.end)))
             for page, _pte in update.entries:
                 self.live[page // NODE_PAGES].used[page] = None
-        return self._displace()
+        return self._displace(touched)
 
     def abort(self) -> None:
         """Undo the staging, the last node first."""
         while self._staged:
             del self.staging[self._staged.pop()]
 
-    def _clear(self, start: int, end: int) -> None:
-        for index in self._indices(start, end):
+    def _clear(self, start: int, end: int) -> list[int]:
+        """Entries go; answers the nodes they were in."""
+        indices = self._indices(start, end)
+        for index in indices:
             used = self.live[index].used
             for page in [page for page in used if start <= page < end]:
                 del used[page]
+        return indices
 
     def _indices(self, start: int, end: int) -> list[int]:
         first, last = start // NODE_PAGES, -(-end // NODE_PAGES)
@@ -101,8 +105,9 @@ class PtTree:
             return [index for index in self.live if first <= index < last]
         return [index for index in range(first, last) if index in self.live]
 
-    def _displace(self) -> int:
-        empty = [index for index, node in self.live.items() if not node.used]
+    def _displace(self, touched: Iterable[int]) -> int:
+        """Nodes of this update that have nothing left in them go; the others were not emptied by it."""
+        empty = [index for index in touched if not self.live[index].used]
         for index in empty:
             del self.live[index]
             del self.staging[index]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.drm.sched_types import GpuSchedStat, SchedBackend
-from svm_actors.engine.errors import ECANCELED
 from svm_actors.xe.exec_job import ExecJob
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ class QueueBackend(SchedBackend):
         batch = job.batch
         if self.queue.dead:
             self.engine.count("exec.cancelled")
-            await self.engine.step("fence_signal", batch.fence)
-            batch.fence.signal(ECANCELED())
         else:
             await self.queue.submit(batch)
         return batch.fence

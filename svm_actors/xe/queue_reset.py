@@ -78,9 +78,15 @@ class JobTimeout:
             self.engine.count("exec.no_ack")
             queue.submission.reset.queue()
             return
+        error = self.verdict(job)
         queue.mark_banned()
         await queue.context.reset()
-        await self.end_all(job)
+        await self.end_all(job, error)
+
+    def verdict(self, job: ExecJob) -> KernelError:
+        queue = self.queue
+        late = queue.banned and not job.batch.started
+        return ECANCELED() if queue.killed or queue.submission.wedged or late else ETIME()
 
     def _deserves_reset(self, job: ExecJob) -> bool:
         """A job of the kernel, or one never begun: two GT resets first, then the device is wedged."""
@@ -100,10 +106,9 @@ class JobTimeout:
             await queue.request_disable()
         return await queue.wait_answer()
 
-    async def end_all(self, job: ExecJob) -> None:
+    async def end_all(self, job: ExecJob, first: KernelError) -> None:
         """Signal what will never run: the context is off, so nothing of it touches memory any more."""
         queue = self.queue
-        first: KernelError = ECANCELED() if queue.killed or queue.submission.wedged else ETIME()
         queue.enabled = queue.pending_disable = False
         queue.finish_suspend()
         for other in (job, *queue.sched.pending):

@@ -131,10 +131,9 @@ def test_windows_that_are_refused(start: int, end: int, error: type[KernelError]
     async def body(machine: Machine) -> None:
         at = await machine.map(4)
         await machine.map(4, at=at + 16, shared=True)
-        vram = machine.xe[0].vram
-        bo = await vram.create_locked(2)
-        devmem = Devmem(bo.name, machine.pagemap, machine.mm, 2, machine.xe[0], buffer=bo.get())
         async with machine.mm.mmap_lock.reading():
+            bo = await machine.xe[0].vram.create_locked(2)
+            devmem = Devmem(bo.name, machine.pagemap, machine.mm, 2, machine.xe[0], buffer=bo.get())
             with pytest.raises(error):
                 await machine.pagemap.migrate_to_devmem(devmem, machine.mm, at + start, at + end)
         assert devmem.released

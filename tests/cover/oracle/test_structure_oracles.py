@@ -153,7 +153,7 @@ def gpu_world(rig, *, in_table=(), in_tlb=()):
 
     vm = SimpleNamespace(mm=rig.mm, asid=1, page_table=SimpleNamespace(entries_in=having(in_table)))
     tlb = SimpleNamespace(entries_in=lambda asid, start, end: having(in_tlb)(start, end) if asid == 1 else [])
-    device = SimpleNamespace(gpu=SimpleNamespace(name="gpu0", tlb=tlb), driver=SimpleNamespace(vms={1: vm}))
+    device = SimpleNamespace(gpu=SimpleNamespace(name="gpu0", tlb=tlb), driver=SimpleNamespace(vms={1: vm}, bind_vms={}))
     return SimpleNamespace(gpus=[device], mirrors=[])
 
 
@@ -189,5 +189,6 @@ def test_a_clean_teardown_passes():
 def test_attach_installs_listeners_and_checks():
     world = SimpleNamespace(engine=SimpleNamespace(listeners=[]), at_rest=[], at_close=[])
     attach(world)
-    assert [listener.name for listener in world.engine.listeners] == ["coherence", "invalidation", "structure"]
-    assert (len(world.at_rest), len(world.at_close)) == (3, 2)
+    names = [listener.name for listener in world.engine.listeners]
+    assert names == ["coherence", "invalidation", "structure", "sched", "fences", "submission"]
+    assert (len(world.at_rest), len(world.at_close)) == (6, 4)
