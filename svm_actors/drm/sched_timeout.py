@@ -42,7 +42,8 @@ class SchedTimeout:
 
     def restart(self, at_least: int = 0) -> None:
         """drm_sched_start_timeout: start anew if there is a job to watch."""
-        if self.timeout != MAX_SCHEDULE_TIMEOUT and self.sched.pending:
+        at_work = at_least and self.work.pending  # queued anew meanwhile: that is not put off
+        if self.timeout != MAX_SCHEDULE_TIMEOUT and self.sched.pending and not at_work:
             self.work.mod(max(self.timeout, at_least))
 
     async def restart_unlocked(self, at_least: int = 0) -> None:
@@ -83,8 +84,7 @@ class SchedTimeout:
             await self._settle(job, status)
             if status is GpuSchedStat.ENODEV:
                 return
-        if not self.work.pending:  # another fault was reported meanwhile: that comes first
-            await self.restart_unlocked(TICK)
+        await self.restart_unlocked(TICK)
 
     async def take_head(self) -> SchedJob | None:
         """FEN-R21: off the list, so that nobody frees it while the driver looks at it."""
