@@ -1,4 +1,7 @@
-"""``python -m benchmarks [MODULE ...]``: run benchmark modules; exit 1 when a budget is missed."""
+"""``python -m benchmarks [MODULE ...]``: run benchmark modules; exit 1 when a budget is missed.
+
+``python -m benchmarks MODULE --option ...`` hands the options to a module that has a command of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ def names() -> list[str]:
 def main(arguments: Sequence[str] = ()) -> int:
     """Print every result; 0 when all budgets are held, 1 when not, 2 for an unknown module."""
     known = names()
+    if len(arguments) > 1 and arguments[0] in known and arguments[1].startswith("-"):
+        return int(importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]))
     unknown = [name for name in arguments if name not in known]
     if unknown:
         print(f"no benchmark named {unknown[0]!r}; known: {', '.join(known)}", file=sys.stderr)

@@ -37,17 +37,22 @@ class Bug:
         world.hooks.append(self.plant)
 
 
-def replace_guard(part: str, guard: str, deviation: Callable[..., Any]) -> Hook:
-    """A hook that swaps one method of one of the classes VMs are built from (:class:`XeParts`).
+def replace_guard(part: str | type, guard: str, deviation: Callable[..., Any]) -> Hook:
+    """A hook that swaps one method of one of the classes a driver is built from.
 
+    ``part`` is a field of :class:`XeParts`, or one of the classes that are looked up with :meth:`XeParts.of`.
     What is there is subclassed, so several bugs can be planted at once.
     """
 
     def plant(device: GpuDevice) -> None:
         parts = device.driver.parts
-        original = getattr(parts, part)
+        original = getattr(parts, part) if isinstance(part, str) else parts.of(part)
         if not hasattr(original, guard):
             raise TypeError(f"{original.__name__} has no guard {guard}")
-        setattr(parts, part, type(original.__name__, (original,), {guard: deviation}))
+        deviant = type(original.__name__, (original,), {guard: deviation})
+        if isinstance(part, str):
+            setattr(parts, part, deviant)
+        else:
+            parts.replaced[part] = deviant
 
     return plant

@@ -22,7 +22,7 @@ NO_VERDICT: Final = 4
 def of_failures(failures: Iterable[Failure], bugs: Sequence[str] = ()) -> int:
     """The code for what was found.  What breaks because a bug was planted is that bug's failure."""
     kinds = {failure.kind for failure in failures}
-    if kinds & {"property", "deadlock", "error"} or (bugs and "internal" in kinds):
+    if kinds & {"property", "deadlock", "livelock", "error"} or (bugs and "internal" in kinds):
         return FAILED
     if "internal" in kinds:
         return INTERNAL

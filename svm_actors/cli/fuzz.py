@@ -18,13 +18,23 @@ from svm_actors.cli.options import (
 )
 from svm_actors.cli.output import Output, common_options, output_of
 from svm_actors.cli.progress import ProgressLine
-from svm_actors.explore.campaign import EXECUTIONS, SECONDS, Campaign, Finding
+from svm_actors.explore.campaign import EXECUTIONS, SECONDS, TIMEOUT, Campaign, Finding
 from svm_actors.explore.campaign import fuzz as run_campaign
+from svm_actors.explore.dealing import WHOLE, Shard
 from svm_actors.explore.settings import STEP_BUDGET, Settings
+from svm_actors.explore.strategies.portfolio import NAME as PORTFOLIO
 from svm_actors.explore.targets import DEFAULT
 from svm_actors.report.as_json import campaign_json
 from svm_actors.report.summary import summary_text
 from svm_actors.report.timeline import Origin
+
+
+def _shard(_context: click.Context, _parameter: click.Parameter, text: str) -> Shard:
+    """``i/N``; a usage error says what was expected."""
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -42,15 +52,35 @@ from svm_actors.report.timeline import Origin
     metavar="N",
     help=f"Stop after so many runs [default: {EXECUTIONS}, and only without --time].",
 )
-@strategy_option("random")
+@strategy_option(PORTFOLIO)
 @seed_option
 @bug_option
 @jobs_option
 @click.option(
     "--store", type=click.Path(dir_okay=False), metavar="FILE", help="Record every run here; resume from what is there."
 )
+@click.option(
+    "--shard",
+    callback=_shard,
+    default=str(WHOLE),
+    show_default="all runs",
+    metavar="i/N",
+    help="Make only the runs i, i+N, i+2N ... of the campaign; `merge` puts the stores of all shards together.",
+)
 @click.option("--stop", is_flag=True, help="Stop at the first failing run; implied by --bug.")
-@click.option("--check-determinism", is_flag=True, help="Make every run twice and compare the whole traces.")
+@click.option(
+    "--check-determinism",
+    is_flag=True,
+    help="Make every run twice more and compare the whole traces, not one run in a thousand.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT,
+    show_default=True,
+    metavar="S",
+    help="Seconds after which a batch of runs is held to hang; its process is killed and the run named.",
+)
 @click.option(
     "--step-budget",
     type=click.IntRange(min=1),
@@ -74,7 +104,7 @@ def fuzz(
     failures: str,
     **options: Any,
 ) -> None:
-    """Run TARGETs again and again under random schedules and report what fails.
+    """Run TARGETs again and again under many schedules and report what fails.
 
     A TARGET is a scenario script, a built-in workload, strace:FILE, kernel:FILE or litmus:FILE[#N];
     without one, a built-in mix is run.
@@ -91,17 +121,25 @@ def fuzz(
 def _watched(output: Output, targets: tuple[str, ...], options: dict[str, Any], directory: str) -> Campaign:
     """Run the campaign; show how far it is, and each failure as it is found."""
     limited = options["executions"] is not None or options["seconds"] is not None
-    settings = str(Settings(options["strategy"], options["race_timers"], options["step_budget"]))
-    with ProgressLine("fuzz", options["executions"] if limited else EXECUTIONS) as line:
+    shard: Shard = options["shard"]
+    total = options["executions"] if limited else EXECUTIONS
+    with ProgressLine("fuzz", None if total is None else shard.size(total)) as line:
 
         def tell(finding: Finding) -> None:
             with line.aside():
-                _report(output, finding, directory, settings, options["bugs"])
+                settings = Settings(finding.found.strategy, options["race_timers"], options["step_budget"])
+                _report(output, finding, directory, str(settings), options["bugs"])
 
         def show(campaign: Campaign) -> None:
-            line.show(campaign.runs, f"{len(campaign.findings)} failures" if campaign.findings else "")
+            line.show(campaign.runs, progress_note(campaign))
 
         return run_campaign(targets, on_failure=tell, progress=show, **options)
+
+
+def progress_note(campaign: Campaign) -> str:
+    """What has been found so far."""
+    failures = f", {len(campaign.findings)} failures" if campaign.findings else ""
+    return f"{len(campaign.coverage)} features{failures}"
 
 
 def exit_code(campaign: Campaign) -> int:

@@ -15,19 +15,24 @@ from svm_actors import __version__
 from svm_actors.cli import exits
 from svm_actors.cli.bugs import bugs
 from svm_actors.cli.conform import conform
+from svm_actors.cli.explain import explain
+from svm_actors.cli.explore import explore
 from svm_actors.cli.fuzz import fuzz
+from svm_actors.cli.merge import merge
 from svm_actors.cli.output import Output, output_of
 from svm_actors.cli.races import races
 from svm_actors.cli.replay import replay
 from svm_actors.cli.run import run
+from svm_actors.cli.shrink import shrink
 from svm_actors.explore.run import TokenMismatch
 from svm_actors.explore.settings import UnknownName
+from svm_actors.explore.shrink import NotReproduced
 from svm_actors.explore.store import StoreError
 from svm_actors.explore.targets import UnknownTarget
 from svm_actors.explore.token import TokenError
 from svm_actors.workload.formats import BadInput
 
-INPUT_ERRORS = (BadInput, StoreError, TokenError, TokenMismatch, UnknownName, UnknownTarget)
+INPUT_ERRORS = (BadInput, NotReproduced, StoreError, TokenError, TokenMismatch, UnknownName, UnknownTarget)
 """What is wrong with what the user gave; the text says it in one line."""
 REPORT = "This is a bug in svm-actors: please report this command line and what it prints with --debug."
 
@@ -70,7 +75,7 @@ def cli(context: click.Context) -> None:
     context.obj = Output()
 
 
-for command in (fuzz, run, replay, conform, races, bugs):
+for command in (fuzz, explore, merge, run, replay, shrink, explain, conform, races, bugs):
     cli.add_command(command)
 
 

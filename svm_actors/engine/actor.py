@@ -40,6 +40,15 @@ class Request:
     """Where the answer goes."""
 
 
+class Mailbox(Channel[Request]):
+    """Where an actor's requests arrive.
+
+    Their order decides nothing: the loop only starts a task for each.  A search knows a mailbox by its class.
+    """
+
+    __slots__ = ()
+
+
 Handler = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
@@ -49,7 +58,7 @@ class Actor:
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine
         self.name = name
-        self.mailbox: Channel[Request] = Channel(engine, f"{name}.mailbox")
+        self.mailbox = Mailbox(engine, f"{name}.mailbox")
         self.handlers: dict[type[Message[Any]], tuple[str, Handler]] = {}
 
     def handle(self, kind: type[Message[Any]], handler: Handler) -> None:

@@ -48,6 +48,10 @@ class Nursery:
         self.children.append(task)
         return task
 
+    def started(self, task: Task) -> bool:
+        """True for a task that was started here."""
+        return task.joiners is self._ends
+
     def blocked_by(self, _waiter: Task) -> list[Task]:
         """For the wait-for graph: the children still at work."""
         return [child for child in self.children if not child.done]

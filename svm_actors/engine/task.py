@@ -53,6 +53,7 @@ class Task:
         "name",
         "number",
         "op",
+        "operation",
         "parent",
         "ready_at",
         "thread",
@@ -74,6 +75,9 @@ class Task:
         self.coro = coro
         self.thread = thread
         self.op: Op = _START
+        self.operation: int | None = None
+        """Which operation of its program it is at, if it runs one; part of the ids of the tasks it makes then, so
+        that leaving an operation out does not rename what the others do."""
         self.enabled = False
         self.done = False
         self.daemon = False
@@ -98,6 +102,8 @@ class Task:
 
     def child_name(self, stem: str) -> str:
         """The next free id for a child called ``stem``."""
+        if self.operation is not None:
+            stem = f"{self.operation}:{stem}"
         count = self.calls.get(stem, 0)
         self.calls[stem] = count + 1
         return f"{stem}.{count}"

@@ -2,27 +2,31 @@
 
 A campaign goes on after a failure; failures of one class are one finding, with the token of the
 first run that showed it.  Results are booked in the order of the runs, so what a campaign finds
-depends on its plan and on how many runs it makes, and on nothing else.
+depends on its plan and on how many runs it makes, and on nothing else: not on how many processes
+share the work, not on kills and resumes.  That holds for the strategies of a portfolio too, which
+earlier runs decide (:mod:`svm_actors.explore.dealing`).
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
-from typing import Final, Literal
+from typing import Final
 
-import attrs
-
-from svm_actors.explore.failure import Failure
-from svm_actors.explore.plan import Mix, Plan, Source, mix_of, resolved
-from svm_actors.explore.pool import Call, Pool, WorkersDied
+from svm_actors.explore.dealing import WHOLE, Dealer, Shard
+from svm_actors.explore.findings import Campaign, Finding
+from svm_actors.explore.plan import CHECK_EVERY, Mix, Plan, Source, mix_of, resolved
+from svm_actors.explore.pool import AHEAD, Call, Pool, WorkersDied, WorkHangs
 from svm_actors.explore.settings import STEP_BUDGET, Settings, check_bugs, check_strategy
 from svm_actors.explore.store import Store
+from svm_actors.explore.strategies.portfolio import NAME as PORTFOLIO
 from svm_actors.explore.targets import DEFAULT
-from svm_actors.explore.worker import Batch, Found, Tally, run_batch
+from svm_actors.explore.worker import Batch, run_batch
+
+__all__ = ["EXECUTIONS", "SECONDS", "TIMEOUT", "Campaign", "Finding", "fuzz"]
 
 EXECUTIONS: Final = 1200
 """Runs of a campaign that is told nothing."""
@@ -31,132 +35,27 @@ SECONDS: Final = 1800.0
 BATCH_SECONDS: Final = 0.4
 """What a batch should take: long enough to be worth the trip, short enough to be worth the wait."""
 BATCH_LIMIT: Final = 64
-
-Stop = Literal["executions", "time", "failure", "interrupt", "workers"]
-"""What ended a campaign."""
-
-
-@attrs.define
-class Finding:
-    """Failures of one class."""
-
-    found: Found
-    """The first run that failed so, with its token."""
-    count: int = 1
-    """How many runs did."""
-
-    @property
-    def failure(self) -> Failure:
-        """The failure of the first run."""
-        return self.found.failure
-
-
-@attrs.define
-class Campaign:
-    """What a campaign has come to."""
-
-    plan: Plan
-    """What determines its runs."""
-    limit: int | None = None
-    """Runs asked for; None is no limit."""
-    tallies: dict[str, Tally] = attrs.field(factory=dict)
-    """Sums by target, in the order of the mix."""
-    findings: dict[str, Finding] = attrs.field(factory=dict)
-    """Failures by signature, in the order of their first run."""
-    resumed: int = 0
-    """Runs taken from the store instead of being made."""
-    elapsed: float = 0.0
-    """Wall-clock seconds of this process."""
-    restarts: int = 0
-    """How often worker processes had to be replaced."""
-    stopped_by: Stop = "executions"
-    """What ended it."""
-    note: str = ""
-    """More about that, when workers died."""
-
-    @property
-    def runs(self) -> int:
-        """Runs made, those taken from the store included."""
-        return sum(tally.runs for tally in self.tallies.values())
-
-    @property
-    def steps(self) -> int:
-        """Ops announced in them."""
-        return sum(tally.steps for tally in self.tallies.values())
-
-    @property
-    def counters(self) -> Counter[str]:
-        """Window events and statistics over all targets."""
-        total: Counter[str] = Counter()
-        for tally in self.tallies.values():
-            total.update(tally.counters)
-        return total
-
-    @property
-    def failures(self) -> list[Finding]:
-        """Failures, one per class, in the order of their first run."""
-        return list(self.findings.values())
-
-    @property
-    def failing_runs(self) -> int:
-        """How many runs failed."""
-        return sum(finding.count for finding in self.findings.values())
-
-    @property
-    def ok(self) -> bool:
-        """True when runs were made and every one of them held."""
-        return self.runs > 0 and not self.findings
-
-    @property
-    def complete(self) -> bool:
-        """True when it came to the end it was given."""
-        if self.limit is not None:
-            return self.runs >= self.limit
-        return self.stopped_by in ("time", "failure")
-
-    @property
-    def verdict(self) -> Literal["held", "failed", "none"]:
-        """``none`` when it was cut short, or when all that went wrong is that step budgets were spent."""
-        if any(finding.failure.kind != "budget" for finding in self.failures):
-            return "failed"
-        return "held" if self.ok and self.complete else "none"
-
-    def add(self, batch: Batch) -> list[Finding]:
-        """Book a batch; answers the findings that are new."""
-        for name, tally in batch.tallies.items():
-            self.tallies.setdefault(name, Tally()).add(tally)
-        known = set(self.findings)
-        times = Counter(record.signature for record in batch.records if record.signature)
-        for found in batch.found:
-            self.findings.setdefault(found.failure.signature, Finding(found, 0))
-        for signature, count in times.items():
-            self.findings[signature].count += count
-        return [finding for signature, finding in self.findings.items() if signature not in known]
-
-    def resume(self, store: Store) -> list[Finding]:
-        """Book what a store already has; answers its findings."""
-        self.tallies.update((name, tally) for name, tally in store.tallies().items() if tally.runs)
-        for found, count in store.found():
-            self.findings[found.failure.signature] = Finding(found, count)
-        self.resumed = store.recorded()
-        return self.failures
+TIMEOUT: Final = 300.0
+"""Wall-clock seconds after which a batch is held to hang: hundreds of times what it should take."""
 
 
 def fuzz(
     targets: str | Source | Iterable[Source] = DEFAULT,
     *,
     seed: int | str = 0,
-    strategy: str = "random",
+    strategy: str = PORTFOLIO,
     bugs: Iterable[str] = (),
     executions: int | None = None,
     seconds: float | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     executor: Executor | None = None,
     store: str | None = None,
+    shard: Shard | str = WHOLE,
     stop_at_failure: bool = False,
     check_determinism: bool = False,
     race_timers: bool = False,
     step_budget: int = STEP_BUDGET,
+    timeout: float | None = TIMEOUT,
     on_failure: Callable[[Finding], None] | None = None,
     progress: Callable[[Campaign], None] | None = None,
 ) -> Campaign:
@@ -164,26 +63,52 @@ def fuzz(
 
     ``targets`` are names as on the command line, or coroutine functions (several ``jobs`` need ones
     that other processes can import).  Without ``executions`` and ``seconds`` there is a default for
-    both.  ``executor`` takes the work elsewhere; ``store`` is a file to record in and to resume from.
+    both.  ``jobs`` is one; with an ``executor``, which takes the work elsewhere, say how many processes it
+    has (a guess is made otherwise).  ``store`` is a file to record in and to resume from.  ``shard``, ``i/N``,
+    makes only its own of the ``executions`` runs.  ``check_determinism`` makes every run again, not one in a
+    thousand.  ``timeout`` is how many wall-clock seconds a batch of runs may take before the run in it that
+    hangs is looked for; None is no limit.
     ``on_failure`` is told of each new finding, ``progress`` of each batch.
 
-    Raises ValueError for an unknown strategy or bug, UnknownTarget, BadInput and StoreError.
+    Raises ValueError for an unknown strategy or bug, UnknownTarget, BadInput, StoreError, and
+    VersionMismatch when the executor's processes have another version.
     """
     check_strategy(strategy)
     planted = tuple(bugs)
     check_bugs(planted)
     sources = (targets,) if isinstance(targets, str) or not isinstance(targets, Iterable) else tuple(targets)
     settings = Settings(strategy, race_timers, step_budget)
-    plan = resolved(Plan(sources, str(seed), settings, planted, stop_at_failure, check_determinism))
+    plan = resolved(
+        Plan(sources, str(seed), settings, planted, stop_at_failure, 1 if check_determinism else CHECK_EVERY)
+    )
     if executions is None and seconds is None:
         executions, seconds = EXECUTIONS, SECONDS
-    driver = _Driver(mix_of(plan), Campaign(plan, executions), seconds, on_failure, progress)
-    return driver.drive(Pool(jobs, executor, _describe), store)
+    part = Shard.parse(shard) if isinstance(shard, str) else shard
+    limit = None if executions is None else part.size(executions)
+    driver = _Driver(mix_of(plan), part, Campaign(plan, limit), seconds, on_failure, progress)
+    pool = Pool(_width(jobs, executor), executor, _describe, timeout, _split)
+    return driver.drive(pool, store)
+
+
+def _width(jobs: int | None, executor: Executor | None) -> int:
+    """How many processes share the work.  Few executors tell; too many calls in flight only cost memory."""
+    if jobs is None and executor is not None:
+        jobs = getattr(executor, "_max_workers", None) or os.cpu_count()
+    return jobs or 1
 
 
 def _describe(call: Call) -> str:
-    _plan, first, count = call
-    return f"run {first}" if count == 1 else f"runs {first} to {first + count - 1}"
+    plan, share = call
+    text = str(share)
+    if len(share) > 1:
+        return text
+    mix = mix_of(plan)
+    return f"{text} ({mix.target(share.numbers[0]).name}, seed {mix.seed(share.numbers[0])}, {share.strategies[0]})"
+
+
+def _split(call: Call) -> list[Call]:
+    plan, share = call
+    return [(plan, part) for part in share.singly()]
 
 
 class _Driver:
@@ -192,12 +117,14 @@ class _Driver:
     def __init__(
         self,
         mix: Mix,
+        shard: Shard,
         campaign: Campaign,
         seconds: float | None,
         on_failure: Callable[[Finding], None] | None,
         progress: Callable[[Campaign], None] | None,
     ) -> None:
         self.mix = mix
+        self.dealer = Dealer(mix, shard)
         self.campaign = campaign
         self.begin = time.monotonic()
         self.deadline = None if seconds is None else self.begin + seconds
@@ -209,24 +136,32 @@ class _Driver:
         """Make the runs, or those the store does not have yet."""
         campaign = self.campaign
         with ExitStack() as stack:
-            store = None if path is None else stack.enter_context(Store(path, self.mix))
+            store = None if path is None else stack.enter_context(Store(path, self.mix, self.dealer.shard))
             if store is not None:
-                self._tell(campaign.resume(store))
+                self._resume(store)
             try:
                 self._work(pool, store)
             except KeyboardInterrupt:
                 campaign.stopped_by = "interrupt"
             except WorkersDied as error:
                 campaign.stopped_by, campaign.note = "workers", str(error)
+            except WorkHangs as error:
+                campaign.stopped_by, campaign.note = "hang", str(error)
         campaign.restarts = pool.restarts
         campaign.elapsed = time.monotonic() - self.begin
         return campaign
 
+    def _resume(self, store: Store) -> None:
+        for record in store.records():
+            self.dealer.book(record)
+        self._tell(self.campaign.resume(store))
+
     def _work(self, pool: Pool, store: Store | None) -> None:
         if self._stop_now():
             return
-        with closing(pool.results(run_batch, self._calls())) as results:
-            for batch in results:
+        with closing(pool.results(run_batch, self._calls(pool.jobs))) as results:
+            for made in results:
+                batch = self.campaign.counted(made)
                 if store is not None:
                     store.add(batch)
                 self._book(batch)
@@ -240,20 +175,24 @@ class _Driver:
             return True
         return False
 
-    def _calls(self) -> Iterator[Call]:
-        """Batches until the runs or the time are spent."""
-        number = self.campaign.resumed
+    def _calls(self, jobs: int) -> Iterator[Call | None]:
+        """Batches until the runs or the time are spent; None while the next runs are not decided."""
+        position = self.campaign.resumed
         limit = self.campaign.limit
-        while limit is None or number < limit:
+        largest = _largest(self.dealer.epoch, jobs)
+        while limit is None or position < limit:
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.campaign.stopped_by = "time"
                 return
-            count = self.batch_size if limit is None else min(self.batch_size, limit - number)
-            yield self.mix.plan, number, count
-            number += count
+            count = min(self.batch_size, largest)
+            share = self.dealer.share(position, count if limit is None else min(count, limit - position))
+            position += len(share)
+            yield (self.mix.plan, share) if len(share) else None
 
     def _book(self, batch: Batch) -> None:
         self.batch_size = _next_size(batch)
+        for record in batch.records:
+            self.dealer.book(record)
         self._tell(self.campaign.add(batch))
         self.campaign.elapsed = time.monotonic() - self.begin
         if self.progress is not None:
@@ -270,3 +209,8 @@ def _next_size(batch: Batch) -> int:
     made = len(batch.records)
     wanted = int(BATCH_SECONDS * made / max(batch.elapsed, 1e-6))
     return max(1, min(wanted, 4 * made, BATCH_LIMIT))
+
+
+def _largest(epoch: int | None, jobs: int) -> int:
+    """A batch may be so large that all those in flight are within an epoch: then nobody waits at its end."""
+    return BATCH_LIMIT if epoch is None else max(1, epoch // (AHEAD * jobs))

@@ -23,9 +23,9 @@ from svm_actors.engine.op import render
 if TYPE_CHECKING:
     from svm_actors.engine.engine import Engine
 
-Kind = Literal["property", "deadlock", "budget", "error", "internal"]
-"""``property``: an oracle or an assert; ``budget``: no verdict; ``error``: the scenario or the engine
-raised; ``internal``: the model itself broke, which is a bug of this package."""
+Kind = Literal["property", "deadlock", "livelock", "budget", "error", "internal"]
+"""``property``: an oracle or an assert; ``livelock``: a fair run comes round; ``budget``: no verdict;
+``error``: the scenario or the engine raised; ``internal``: the model itself broke, which is a bug of this package."""
 
 PACKAGE: Final = Path(svm_actors.__file__).parent
 VERBS: Final = PACKAGE / "world"
@@ -107,6 +107,8 @@ def normalise(kind: Kind, message: str) -> str:
     text = message
     if kind == "deadlock":
         text = " | ".join(sorted({_plain(op) for op in _BLOCKED.findall(message)})) or message
+    elif kind == "livelock":
+        text = message.partition("\n")[0]
     elif kind == "budget":
         found = _MOST_FREQUENT.search(message)
         text = found[1] if found else message

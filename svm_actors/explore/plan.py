@@ -1,16 +1,24 @@
 """What determines a campaign: the plan, and the mix of targets it resolves to.
 
 Run number i has a target, given by the weights, and a seed, made of the campaign's seed, the
-target's name and i.  Nothing else goes into it, so results do not depend on how many processes
-share the work or in which order they get it.
+target's name and i.  Its strategy is the plan's, or, under the portfolio, one that the results of
+earlier runs decide (:mod:`svm_actors.explore.dealing`).  Nothing else goes into it, so results do not
+depend on how many processes share the work or in which order they get it.
+
+Every so many runs one is made twice more and its whole traces are compared: a model that is not
+deterministic must not go unnoticed until somebody replays a token.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 from functools import lru_cache
+from typing import Final
 
 import attrs
 
+from svm_actors import __version__
 from svm_actors.explore.determinism import digest
 from svm_actors.explore.settings import Settings
 from svm_actors.explore.subject import Scenario, Subject
@@ -19,6 +27,13 @@ from svm_actors.workload.formats import BadInput
 
 Source = str | Scenario | Subject
 """A target's name, or a coroutine function of the library's user."""
+
+CHECK_EVERY: Final = 1000
+"""Of so many runs one is made again to see whether its trace is the same."""
+
+
+class VersionMismatch(RuntimeError):
+    """A process with another version was given a part of the campaign; one line that names both sides."""
 
 
 @attrs.frozen
@@ -35,10 +50,12 @@ class Plan:
     """Deviations planted in every run."""
     stop_at_failure: bool = False
     """End the campaign with the first failing run."""
-    check_determinism: bool = False
-    """Make every run twice and compare the whole traces."""
+    check_every: int = CHECK_EVERY
+    """Of so many runs one is made again, and the whole traces compared; 1: all, 0: none."""
     key: str = ""
     """Key of the mix it stands for, once that was resolved."""
+    package: str = __version__
+    """Version that made the plan; another one would make other runs of it."""
 
 
 class Mix:
@@ -61,6 +78,17 @@ class Mix:
         """The seed of a run."""
         return f"{self.plan.seed}/{self.target(number).name}/{number}"
 
+    def checked(self, number: int) -> bool:
+        """Whether a run is made again: one of every ``check_every``, at a place that the seed decides.
+
+        A fixed place would always fall to the same target of the mix.
+        """
+        every = self.plan.check_every
+        if every <= 1:
+            return every == 1
+        block, place = divmod(number, every)
+        return place == int(digest(f"{self.plan.seed}/check/{block}".encode())[:12], 16) % every
+
     @property
     def key(self) -> str:
         """Hex digest of all that determines the runs; equal keys, equal runs."""
@@ -70,7 +98,7 @@ class Mix:
             (target.name, target.weight, subject.digest, subject.config_digest)
             for target, subject in zip(self.targets, subjects, strict=True)
         ]
-        parts = (plan.seed, str(plan.settings), plan.bugs, plan.stop_at_failure, plan.check_determinism, targets)
+        parts = (plan.seed, str(plan.settings), plan.bugs, plan.stop_at_failure, plan.check_every, targets)
         return digest(repr(parts).encode())
 
     def subject(self, number: int) -> Subject:
@@ -87,8 +115,14 @@ def resolved(plan: Plan) -> Plan:
 def mix_of(plan: Plan) -> Mix:
     """The mix of a resolved plan, made once per process.
 
-    BadInput when a file is not any more what it was when the plan was resolved.
+    BadInput when a file is not any more what it was when the plan was resolved, VersionMismatch when
+    another version made the plan.
     """
+    if plan.package != __version__:
+        raise VersionMismatch(
+            f"the campaign was planned by svm-actors {plan.package}, but process {os.getpid()} on "
+            f"{platform.node()} has {__version__}; give every worker the same version"
+        )
     mix = Mix(plan)
     if mix.key != plan.key:
         names = " ".join(target.name for target in mix.targets)

@@ -3,6 +3,11 @@
 Children can be killed: by the kernel's memory killer, by an operator.  What was lost with them is
 made again in new processes; only when that fails again and again is it an error, and everything
 that came back before has been handed out by then.
+
+Work can also hang.  When nothing comes back for longer than the limit, the children are killed and the
+call that was waited for is made again in its smallest parts; the part that hangs again is named.
+
+An executor of the caller's is used as it is: neither replaced when it breaks nor killed when it hangs.
 """
 
 from __future__ import annotations
@@ -12,14 +17,22 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
+from pickle import PickleError
 from typing import Any, Final, TypeVar
+
+import attrs
+
+from svm_actors.explore.watchdog import Overdue, time_limit
 
 T = TypeVar("T")
 Call = tuple[Any, ...]
+Calls = Iterator[Call | None]
+"""The work; None where there is none before more results are in."""
 
 RESTARTS: Final = 3
 """How often in a row new processes are tried before giving up."""
@@ -28,37 +41,79 @@ AHEAD: Final = 2
 
 
 class WorkersDied(RuntimeError):
-    """Child processes ended abruptly, again and again; the text names the work that was under way."""
+    """Child processes ended abruptly, again and again, or an executor of the caller's gave up; the text
+    names the work that was under way."""
+
+
+class WorkHangs(RuntimeError):
+    """A call did not come back within the limit; the text names it."""
+
+
+@attrs.frozen
+class Raised:
+    """What a call raised in an executor of the caller's: told apart from what the executor itself raises."""
+
+    error: Exception
+    """With the other side's traceback as a note."""
+
+
+@attrs.define
+class _Pending:
+    """One call in flight."""
+
+    call: Call
+    future: Future[Any]
+
+    @property
+    def lost(self) -> bool:
+        """The child that had it is gone."""
+        future = self.future
+        return future.cancelled() or (future.done() and isinstance(future.exception(), BrokenExecutor))
+
+
+def parts_of(call: Call) -> list[Call]:
+    """A call that cannot be split is its own only part."""
+    return [call]
 
 
 class Pool:
     """One process (this one), several of its children, or an executor of the caller's."""
 
     def __init__(
-        self, jobs: int = 1, executor: Executor | None = None, describe: Callable[[Call], str] = str
+        self,
+        jobs: int = 1,
+        executor: Executor | None = None,
+        describe: Callable[[Call], str] = str,
+        limit: float | None = None,
+        split: Callable[[Call], list[Call]] = parts_of,
     ) -> None:
         self.jobs = max(1, jobs)
         self.describe = describe
         """A call in words, for the error that names what was under way."""
+        self.limit = limit
+        """Wall-clock seconds a call may take; None for no limit."""
+        self.split = split
+        """The smallest parts of a call, in order: which of them hangs is found by making each alone."""
         self.restarts = 0
         """How often children had to be replaced."""
         self._given = executor
         self._own: Executor | None = None
 
-    def results(self, function: Callable[..., T], calls: Iterator[Call]) -> Generator[T, None, None]:
+    def results(self, function: Callable[..., T], calls: Calls) -> Generator[T, None, None]:
         """``function(*call)`` for each call, in order.  ``calls`` is asked for more as work is done.
 
-        Raises whatever the function raises, and WorkersDied.
+        Raises whatever the function raises, WorkersDied and WorkHangs.
         """
         if self._given is None and self.jobs == 1:
-            yield from (function(*call) for call in calls)
+            while (call := next(calls, None)) is not None:
+                yield from self._here(function, call)
             return
-        pending: deque[tuple[Call, Future[T]]] = deque()
+        pending: deque[_Pending] = deque()
         try:
             yield from self._stream(function, calls, pending)
         finally:
-            for _, future in pending:
-                future.cancel()
+            for one in pending:
+                one.future.cancel()
             self.close()
 
     def close(self) -> None:
@@ -67,67 +122,145 @@ class Pool:
             self._own.shutdown(wait=True, cancel_futures=True)
             self._own = None
 
-    def _stream(
-        self, function: Callable[..., T], calls: Iterator[Call], pending: deque[tuple[Call, Future[T]]]
-    ) -> Iterator[T]:
+    # -- in this process -----------------------------------------------------------------
+
+    def _here(self, function: Callable[..., T], call: Call) -> Iterator[T]:
+        try:
+            with time_limit(self.limit):
+                result = function(*call)
+        except Overdue:
+            yield from self._parts_here(function, call)
+        else:
+            yield result
+
+    def _parts_here(self, function: Callable[..., T], call: Call) -> Iterator[T]:
+        parts = self.split(call)
+        if len(parts) == 1:
+            raise WorkHangs(self._hangs(call, "it was interrupted")) from None
+        for part in parts:
+            yield from self._here(function, part)
+
+    # -- elsewhere -----------------------------------------------------------------------
+
+    def _stream(self, function: Callable[..., T], calls: Calls, pending: deque[_Pending]) -> Iterator[T]:
         failed = 0
         while True:
             self._refill(function, calls, pending)
             if not pending:
                 return
+            first = pending[0]
             try:
-                result = pending[0][1].result()
+                result = first.future.result(self.limit)
             except BrokenExecutor as error:
                 failed += 1
                 self._replace(function, pending, failed, error)
                 continue
+            except TimeoutError as error:
+                if first.future.done():
+                    raise  # the work's own
+                self._end_hanging(function, pending, error)
+                continue
+            except (PickleError, AttributeError, TypeError):
+                raise  # the work's own, or a call that cannot go to another process
+            except Exception as error:
+                if self._given is None:
+                    raise
+                raise self._gave_up(pending, error) from error
             failed = 0
             pending.popleft()
-            yield result
+            yield _taken(result)
 
-    def _refill(
-        self, function: Callable[..., T], calls: Iterator[Call], pending: deque[tuple[Call, Future[T]]]
-    ) -> None:
+    def _refill(self, function: Callable[..., T], calls: Calls, pending: deque[_Pending]) -> None:
         while len(pending) < AHEAD * self.jobs:
             call = next(calls, None)
             if call is None:
                 return
-            pending.append((call, self._submit(function, call)))
+            pending.append(_Pending(call, self._submit(function, call)))
 
-    def _submit(self, function: Callable[..., T], call: Call) -> Future[T]:
+    def _submit(self, function: Callable[..., T], call: Call) -> Future[Any]:
         try:
-            return self._executor().submit(function, *call)
+            if self._given is not None:
+                return self._given.submit(_guarded, function, *call)
+            return self._children().submit(function, *call)
         except BrokenExecutor as error:
-            broken: Future[T] = Future()
+            broken: Future[Any] = Future()
             broken.set_exception(error)
             return broken
 
-    def _executor(self) -> Executor:
-        if self._given is not None:
-            return self._given
+    def _children(self) -> Executor:
+        """New ones are waited for: the time they need to start is nobody's fault."""
         if self._own is None:
             self._own = ProcessPoolExecutor(self.jobs, _context(), _begin)
+            self._own.submit(int).result()
         return self._own
 
     def _replace(
-        self, function: Callable[..., T], pending: deque[tuple[Call, Future[T]]], failed: int, error: BrokenExecutor
+        self, function: Callable[..., T], pending: deque[_Pending], failed: int, error: BrokenExecutor
     ) -> None:
         """Submit everything again that the broken children had not finished."""
         self.close()
         if self._given is not None or failed > RESTARTS:
-            under_way = "; ".join(self.describe(call) for call, future in pending if _lost(future))
             raise WorkersDied(
                 f"worker processes ended abruptly (killed, or out of memory) {failed} times in a row; "
-                f"under way was: {under_way}"
+                f"under way was: {self._under_way(pending)}"
             ) from error
         self.restarts += 1
-        for index, (call, future) in enumerate(pending):
-            if _lost(future):
-                pending[index] = (call, self._submit(function, call))
+        self._submit_lost(function, pending)
+
+    def _submit_lost(self, function: Callable[..., T], pending: deque[_Pending]) -> None:
+        for one in pending:
+            if one.lost:
+                one.future = self._submit(function, one.call)
+
+    def _end_hanging(self, function: Callable[..., T], pending: deque[_Pending], error: TimeoutError) -> None:
+        """Kill the children; make the parts of the first call, each alone, and the others again."""
+        call = pending[0].call
+        if self._given is not None:
+            raise WorkHangs(self._hangs(call, "its executor is not this process's to kill")) from error
+        _kill(self._own)
+        self.close()
+        parts = self.split(call)
+        if len(parts) == 1:
+            raise WorkHangs(self._hangs(call, "its process was killed")) from error
+        self.restarts += 1
+        pending.popleft()
+        for part in reversed(parts):
+            pending.appendleft(_Pending(part, self._submit(function, part)))
+        self._submit_lost(function, pending)
+
+    # -- words ---------------------------------------------------------------------------
+
+    def _hangs(self, call: Call, what: str) -> str:
+        return f"{self.describe(call)} did not end within {self.limit:g} seconds; {what}"
+
+    def _under_way(self, pending: deque[_Pending]) -> str:
+        return "; ".join(self.describe(one.call) for one in pending if not one.future.done() or one.lost)
+
+    def _gave_up(self, pending: deque[_Pending], error: Exception) -> WorkersDied:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return WorkersDied(f"the executor gave up ({words}); under way was: {self.describe(pending[0].call)}")
 
 
-def _lost(future: Future[Any]) -> bool:
-    return future.cancelled() or (future.done() and isinstance(future.exception(), BrokenExecutor))
+def _guarded(function: Callable[..., T], *call: Any) -> T | Raised:
+    """The call, in an executor of the caller's."""
+    try:
+        return function(*call)
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)))
+        return Raised(error)
+
+
+def _taken(result: Any) -> Any:
+    if isinstance(result, Raised):
+        raise result.error
+    return result
+
+
+def _kill(executor: Executor | None) -> None:
+    """End the processes at once: one that hangs would not listen to anything less."""
+    processes: dict[int, Any] = getattr(executor, "_processes", None) or {}
+    for process in list(processes.values()):
+        process.kill()
 
 
 def _context() -> Any:

@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from svm_actors.engine.errors import KernelError
 from svm_actors.explore.determinism import digest
 from svm_actors.explore.files import read_bytes
 from svm_actors.explore.subject import Scenario, Subject
@@ -18,7 +19,8 @@ from svm_actors.workload import kernel_operations as ops
 from svm_actors.workload.formats import BadInput
 from svm_actors.workload.kernel_programs import KernelProgram, read_programs
 from svm_actors.workload.litmus_format import Litmus, read_litmus
-from svm_actors.workload.mirror_run import MirrorRun, recorded_scenario
+from svm_actors.workload.mirror_run import ARENA, MirrorRun, list_operations, recorded_scenario
+from svm_actors.workload.program import Kept, Operation, ProgramScenario
 from svm_actors.workload.strace_program import read_program
 from svm_actors.workload.strace_run import replay_scenario
 from svm_actors.workload.strace_windows import windows
@@ -62,29 +64,66 @@ def litmus_subjects(file: str, number: int | None = None) -> Make:
     return _in_turn(file, [litmus_scenario(litmus) for litmus in found], _config(found))
 
 
-def litmus_scenario(litmus: Litmus) -> Scenario:
+def litmus_scenario(litmus: Litmus) -> ProgramScenario[Litmus]:
     """A scenario that runs the setup, then the threads at once."""
 
-    async def run_litmus_threads(world: World) -> None:
-        await LitmusThreads(world, litmus).run()
+    async def run_litmus_threads(world: World, litmus: Litmus, kept: Kept) -> object:
+        threads = LitmusThreads(world, litmus, kept)
+        await threads.run()
+        return await threads.outcome()
 
-    return run_litmus_threads
+    return ProgramScenario(lambda _draw: litmus, litmus_operations, run_litmus_threads, ARENA)
+
+
+def litmus_operations(litmus: Litmus) -> tuple[Operation, ...]:
+    """The mapping of the arena, the setup, then the threads."""
+    names = ["before", *(f"thread {number}" for number in range(len(litmus.threads)))]
+    return list_operations([(_arena(litmus), *litmus.setup), *litmus.threads], names)
+
+
+def _arena(litmus: Litmus) -> ops.Mmap:
+    return ops.Mmap(0, litmus.pages, "rw", "private")
 
 
 class LitmusThreads(MirrorRun):
     """A litmus on the mirrors of a world."""
 
-    def __init__(self, world: World, litmus: Litmus) -> None:
+    def __init__(self, world: World, litmus: Litmus, kept: Kept | None = None) -> None:
         self._moves = 0
-        self._setup = [ops.Mmap(0, litmus.pages, "rw", "private"), *map(self._plain, litmus.setup)]
-        super().__init__(world, [[self._plain(call) for call in thread] for thread in litmus.threads], litmus.devices)
+        self._setup = [_arena(litmus), *map(self._plain, litmus.setup)]
+        threads = [[self._plain(call) for call in thread] for thread in litmus.threads]
+        super().__init__(world, threads, litmus.devices, kept)
+        self.pages = litmus.pages
+        self.answers: dict[str, list[object]] = {}
+        """What each thread of the race was told, by task id."""
 
     async def run(self) -> None:
         """Open the mirrors and set up, alone; then run the threads."""
         threads, self.programs = self.programs, [self._setup]
         await super().run()
-        self.programs, self.devices = threads, 0
+        self.programs, self.devices, self.first = threads, 0, len(self._setup)
+        self.answers = {}
         await super().run()
+
+    async def _attempt(self, call: ops.Arguments) -> None:
+        task = self.world.engine.current
+        assert task is not None
+        answers = self.answers.setdefault(task.id, [])
+        try:
+            answers.append(await self._perform(call))
+        except KernelError as error:
+            self.world.engine.count("mirror.refused")
+            answers.append(error.code)
+
+    async def outcome(self) -> object:
+        """What the threads were told, in order, then what the CPU reads."""
+        memory: list[object] = []
+        for page in range(self.pages):
+            try:
+                memory.append(await self._perform(ops.CpuRead(page)))
+            except KernelError as error:
+                memory.append(error.code)
+        return [self.answers[name] for name in sorted(self.answers)], memory
 
     def _plain(self, call: ops.Arguments) -> ops.Arguments:
         """The operation in the terms of sequential programs."""

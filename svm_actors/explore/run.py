@@ -22,12 +22,17 @@ from svm_actors.engine.backend import DirectBackend, TrioBackend
 from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EngineError
+from svm_actors.explore.coverage import Coverage, Features
 from svm_actors.explore.determinism import TraceDigest, trace_digest
 from svm_actors.explore.failure import Failure, describe
+from svm_actors.explore.labels import Label, labels_of
+from svm_actors.explore.liveness.judge import judge
+from svm_actors.explore.liveness.lasso import Continuation, Hunt
 from svm_actors.explore.settings import STEP_BUDGET, Settings, check_bugs, check_strategy
 from svm_actors.explore.strategies import Profile, Replay, make
+from svm_actors.explore.strategies.guided import Recorder
 from svm_actors.explore.strategies.profile import learn
-from svm_actors.explore.subject import Scenario, Subject, subject_of
+from svm_actors.explore.subject import Scenario, Subject, subject_at, subject_of
 from svm_actors.explore.token import Token, TokenError, decode, encode
 from svm_actors.oracle import attach
 from svm_actors.world import Config, World
@@ -36,6 +41,9 @@ Backend = Literal["trio", "direct"]
 BACKENDS: Final[tuple[Backend, ...]] = ("trio", "direct")
 PROFILE_STEPS: Final = 100_000
 """Ops after which a profiling run is given up."""
+
+JUDGE_STEPS: Final = 100_000
+"""Ops a judge's run may take: more than its prefix and its fair steps come to."""
 
 
 class TokenMismatch(ValueError):
@@ -74,6 +82,11 @@ class Run:
     """Hex digest of the trace; empty when not taken."""
     elapsed: float
     """Wall-clock seconds, outside the model."""
+    features: Features = attrs.field(default=(), repr=False)
+    """What it exercised (:mod:`svm_actors.explore.coverage`), sorted; empty unless asked for."""
+
+    labels: tuple[Label, ...] = attrs.field(default=(), repr=False)
+    """What each choice was between; none unless asked for."""
 
     @property
     def ok(self) -> bool:
@@ -100,6 +113,7 @@ class Run:
                 choices=self.tape,
                 arities=self.arity,
                 trace=self.trace_digest,
+                labels=self.labels,
             )
         )
 
@@ -118,11 +132,13 @@ def run(
     chooser: Chooser | None = None,
     name: str | None = None,
     digest: bool = True,
+    coverage: bool = False,
 ) -> Run:
     """Run a scenario once; never raises for a failed property, see :attr:`Run.failure`.
 
     ``record`` keeps the whole trace; ``chooser`` makes the choices instead of the named strategy;
-    ``name`` is what a token calls the scenario; without ``digest`` the trace is not digested.
+    ``name`` is what a token calls the scenario; without ``digest`` the trace is not digested;
+    with ``coverage`` the run has :attr:`Run.features`.
     ValueError for an unknown strategy, bug or back end, TypeError for what is not a scenario.
     """
     subject = subject_of(scenario, config, name)
@@ -130,7 +146,9 @@ def run(
     if chooser is None:
         check_strategy(strategy)
         chooser = make(strategy, seed, partial(learned, subject, settings, tuple(bugs)), step_budget)
-    return execute(subject, settings, chooser, str(seed), tuple(bugs), backend, record=record, digest=digest)
+    return execute(
+        subject, settings, chooser, str(seed), tuple(bugs), backend, record=record, digest=digest, coverage=coverage
+    )
 
 
 def replay(
@@ -140,18 +158,21 @@ def replay(
     config: Config | None = None,
     backend: Backend = "trio",
     record: bool = False,
+    labels: bool = False,
 ) -> Run:
-    """Make the choices of a token again, strictly.
+    """Make the choices of a token again, strictly; with ``labels`` note what each was between.
 
     TokenError for malformed text, TokenMismatch when the token is of another version, scenario or
     machine.  A run in which the choices do not fit fails with oracle ``engine``, rule ``ReplayMismatch``.
     """
     known = decode(token) if isinstance(token, str) else token
-    subject = subject_of(scenario, config, known.target)
+    subject = subject_at(known.target, scenario, config)
     check_token(known, subject)
     settings = token_settings(known)
-    chooser = Replay(known.choices, known.arities)
-    return execute(subject, settings, chooser, known.seed, known.bugs, backend, record=record, digest=True)
+    recorder = Recorder(Replay(known.choices, known.arities), texts=True)
+    chooser = recorder if labels else Replay(known.choices, known.arities)
+    found = execute(subject, settings, chooser, known.seed, known.bugs, backend, record=record, digest=True)
+    return attrs.evolve(found, labels=labels_of(recorder.decisions)) if labels else found
 
 
 def token_settings(token: Token) -> Settings:
@@ -164,15 +185,23 @@ def token_settings(token: Token) -> Settings:
 
 def check_token(token: Token, subject: Subject) -> None:
     """Raise TokenMismatch unless the token was made by this version from this very subject."""
+    for difference in differences(token, subject):
+        raise TokenMismatch(difference)
+    check_bugs(token.bugs)
+
+
+def differences(token: Token, subject: Subject) -> list[str]:
+    """In what a token's version, scenario and machine are not those at hand; one line each."""
     sides = [
         ("svm-actors", token.package, __version__),
         (f"scenario {token.target}", token.scenario, subject.digest),
         ("machine configuration", token.config, subject.config_digest),
     ]
-    for what, recorded, here in sides:
-        if recorded != here:
-            raise TokenMismatch(f"the token was made with {what} {recorded}, but here it is {here}")
-    check_bugs(token.bugs)
+    return [
+        f"the token was made with {what} {recorded}, but here it is {here}"
+        for what, recorded, here in sides
+        if recorded != here
+    ]
 
 
 # -- the machinery --------------------------------------------------------------------
@@ -188,6 +217,7 @@ def execute(
     *,
     record: bool,
     digest: bool,
+    coverage: bool = False,
 ) -> Run:
     """The run with everything given."""
     check_bugs(bugs)
@@ -197,16 +227,45 @@ def execute(
     engine = Engine(home, chooser, step_budget=settings.step_budget, record=record, race_timers=settings.race_timers)
     if digest and not record:
         engine.timeline = TraceDigest()
+    watch = getattr(chooser, "watch", None)
+    if watch is not None:  # a chooser that looks at more than the candidates: a search, a hunt for cycles
+        watch(engine)
+
+    watcher = Coverage() if coverage else None
 
     async def body() -> None:
-        await _scenario(subject, build_world(engine, subject.config, bugs))
+        world = build_world(engine, subject.config, bugs)
+        if watcher is not None:
+            watcher.watch(engine, world)
+        await _scenario(subject, world)
 
     begin = time.perf_counter()
     error = _outcome(home, body)
-    if error is None and isinstance(chooser, Replay):
-        error = _outcome_of(chooser.check_finished)
+    maker = chooser.inner if isinstance(chooser, Recorder) else chooser
+    if error is None and isinstance(maker, Replay):
+        error = _outcome_of(maker.check_finished)
+    features = () if watcher is None else watcher.features(engine)
     elapsed = time.perf_counter() - begin
-    return _result(subject, settings, seed, bugs, backend, engine, error, elapsed)
+    result = _result(subject, settings, seed, bugs, backend, engine, error, elapsed, features)
+    return result if isinstance(chooser, Hunt | Continuation) else judged(result)
+
+
+def judged(result: Run) -> Run:
+    """The same; a spent step budget is called a livelock where a fair run is found that comes round."""
+    if result.failure is None or result.failure.kind != "budget":
+        return result
+    settings = attrs.evolve(result.settings, step_budget=max(result.settings.step_budget, JUDGE_STEPS))
+
+    def once(chooser: Chooser) -> None:
+        execute(result.subject, settings, chooser, "judge", result.bugs, "direct", record=False, digest=False)
+
+    verdict = judge(once, result.tape, result.seed)
+    if verdict is None:
+        return result
+    found = attrs.evolve(
+        result.failure, kind="livelock", oracle="liveness", rule=f"livelock-{verdict.kind}", message=verdict.text
+    )
+    return attrs.evolve(result, failure=found)
 
 
 @lru_cache(maxsize=16)
@@ -229,6 +288,7 @@ def _result(
     engine: Engine,
     error: BaseException | None,
     elapsed: float,
+    features: Features = (),
 ) -> Run:
     """The run as plain data."""
     recorded = isinstance(engine.timeline, list)
@@ -247,6 +307,7 @@ def _result(
         trace=tuple(engine.trace()) if recorded else None,
         trace_digest=trace_digest(engine) if recorded or isinstance(engine.timeline, TraceDigest) else "",
         elapsed=elapsed,
+        features=features,
     )
 
 

@@ -48,8 +48,8 @@ class Script:
         scenario_in(names, self.file)
         return Subject(self._run_afresh, self.file, self.digest, config)
 
-    async def _run_afresh(self, world: World) -> None:
-        await scenario_in(self._load(), self.file)(world)
+    async def _run_afresh(self, world: World) -> Any:
+        return await scenario_in(self._load(), self.file)(world)
 
     def _load(self) -> dict[str, Any]:
         """Execute the script and answer its global names.  Raises BadInput."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any
+import re
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final
 
 import attrs
 
 from svm_actors.explore.determinism import digest
+from svm_actors.workload.program import Operation, ProgramScenario
 from svm_actors.world import Config, World
 
-Scenario = Callable[[World], Coroutine[Any, Any, None]]
-"""``async def scenario(world)``: raises or asserts when something is wrong."""
+KEEP: Final = "?keep="
+"""Before the numbers of the operations that are kept, at the end of a subject's name."""
+NONE: Final = "none"
+_NUMBER: Final = re.compile(r"\d{1,6}")
+
+Scenario = Callable[[World], Coroutine[Any, Any, Any]]
+"""``async def scenario(world)``: raises or asserts when something is wrong; what it returns is an outcome."""
 
 
 @attrs.frozen
@@ -29,9 +36,45 @@ class Subject:
     """The machine it runs on."""
 
     @property
+    def is_program(self) -> bool:
+        """Whether it is made of operations that can be left out."""
+        return isinstance(self.scenario, ProgramScenario)
+
+    def operations(self, draws: Sequence[int]) -> tuple[Operation, ...]:
+        """The operations of the program these draws make; none of a scenario that is not a program."""
+        return self.scenario.operations(draws) if isinstance(self.scenario, ProgramScenario) else ()
+
+    def keeping(self, numbers: Iterable[int] | None) -> Subject:
+        """The same with only these operations, None for all; its name says which.  TypeError for no program."""
+        if not isinstance(self.scenario, ProgramScenario):
+            raise TypeError(f"{self.name} is not made of operations that can be left out")
+        kept = None if numbers is None else frozenset(numbers)
+        return attrs.evolve(self, scenario=self.scenario.keeping(kept), name=kept_name(split_name(self.name)[0], kept))
+
+    @property
     def config_digest(self) -> str:
         """Hex digest of the machine."""
         return config_digest(self.config)
+
+
+def kept_name(base: str, numbers: frozenset[int] | None) -> str:
+    """``random@5?keep=3,5,9``; ``?keep=none`` when nothing is kept, no suffix when everything is."""
+    if numbers is None:
+        return base
+    return f"{base}{KEEP}{','.join(map(str, sorted(numbers))) or NONE}"
+
+
+def split_name(name: str) -> tuple[str, frozenset[int] | None]:
+    """The inverse of :func:`kept_name`; ValueError for what it does not write."""
+    base, keep, text = name.partition(KEEP)
+    if not keep:
+        return name, None
+    if text == NONE:
+        return base, frozenset()
+    numbers = [int(word) for word in text.split(",") if _NUMBER.fullmatch(word)]
+    if kept_name(base, frozenset(numbers)) != name:
+        raise ValueError(f"expected numbers of operations in ascending order, or {NONE}, after {KEEP} in {name!r}")
+    return base, frozenset(numbers)
 
 
 def config_digest(config: Config) -> str:
@@ -54,6 +97,16 @@ def subject_of(scenario: Scenario | Subject, config: Config | None = None, name:
     if name is not None:
         changes["name"] = name
     return attrs.evolve(found, **changes) if changes else found
+
+
+def subject_at(name: str, scenario: Scenario | Subject, config: Config | None = None) -> Subject:
+    """What a token of this name ran, given the whole scenario: with that name, and only the operations it keeps.
+
+    Raises ValueError for a malformed name, TypeError for operations of what is no program.
+    """
+    base, kept = split_name(name)
+    subject = subject_of(scenario, config, base)
+    return subject if kept is None else subject.keeping(kept)
 
 
 def check_scenario(scenario: object) -> None:

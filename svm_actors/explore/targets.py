@@ -11,6 +11,7 @@ a built-in name           that workload alone (:mod:`svm_actors.workload.builtin
 
 A target is a family of subjects numbered by a run's position in the campaign.  ``NAME@INDEX`` is one
 of them, which is what a token names; a script is the same subject for every index and needs none.
+``NAME@INDEX?keep=3,5,9`` is that subject with only these of its operations: what shrinking leaves.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import attrs
 from svm_actors.explore import recorded
 from svm_actors.explore.determinism import digest
 from svm_actors.explore.script import read_script
-from svm_actors.explore.subject import Scenario, Subject, subject_of
+from svm_actors.explore.subject import Scenario, Subject, split_name, subject_of
 from svm_actors.workload import builtin
 
 DEFAULT: Final = "default"
@@ -74,12 +75,26 @@ def resolve(name: str) -> list[Target]:
 
 def subject_named(name: str) -> Subject:
     """The subject a token's target stands for.  Raises UnknownTarget or BadInput."""
+    whole, kept = _split(name)
+    if kept is not None:
+        subject = subject_named(whole)
+        if not subject.is_program:
+            raise UnknownTarget(f"target {whole!r} is not made of operations: nothing of it can be left out")
+        return subject.keeping(kept)
     found = _INDEXED.fullmatch(name)
     base, index = (found[1], int(found[2])) if found else (name, 0)
     targets = resolve(base)
     if len(targets) != 1 or targets[0].indexed != bool(found):
         raise UnknownTarget(f"target {name!r} does not name one run; expected SCRIPT.py or TARGET@INDEX")
     return targets[0].subject(index)
+
+
+def _split(name: str) -> tuple[str, frozenset[int] | None]:
+    """A name without its suffix, and the operations that are kept."""
+    try:
+        return split_name(name)
+    except ValueError as error:
+        raise UnknownTarget(str(error)) from None
 
 
 def subject_target(scenario: Scenario | Subject) -> Target:

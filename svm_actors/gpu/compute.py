@@ -123,7 +123,7 @@ class ComputeEngine:
     def _walk(self, asid: int, vpn: int, access: Access) -> bool:
         """Read the page table; True when the entry permits the access and is cached now."""
         page_table = self.page_tables.get(asid)
-        pte = None if page_table is None else page_table.get(vpn)
+        pte = None if page_table is None else page_table.walk(vpn)
         if pte is None or not self._permits(pte, access):
             self.tlb.flush(asid, vpn, vpn + 1)
             return False

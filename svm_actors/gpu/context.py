@@ -6,8 +6,10 @@ request that the hardware acknowledges between two instructions, saving its plac
 switched off goes on where it was.  What spins without letting itself be preempted never acknowledges:
 only a reset gets rid of it, and that loses the ring.
 
-A fault that the driver refuses halts the context, which is reported once.  When a batch is through, the
-hardware writes the sequence number to memory, and only then comes the interrupt that signals its fence.
+A fault that the driver refuses halts the context, which is reported once.  Behind the program of a batch the
+ring may have stores of its own, to addresses of the same space.  When all that is through, the hardware writes
+the sequence number to memory, and only then come the interrupts: the one that signals its fence, and the user
+interrupt.
 
 The context-switch in flushes the TLB of its address space, and so does a batch that asks for it.
 
@@ -27,7 +29,7 @@ from svm_actors.dma_buf.fence import Fence
 from svm_actors.engine.engine import Engine, Source
 from svm_actors.gpu.compute import ComputeEngine
 from svm_actors.gpu.events import TlbFlushed
-from svm_actors.gpu.program import GpuFault, GpuStuck, Result, Spin, Step
+from svm_actors.gpu.program import GpuFault, GpuStuck, Result, Spin, Step, Store
 from svm_actors.mm.constants import TASK_PAGES
 
 
@@ -55,8 +57,12 @@ class Batch:
     """Signaled when it is through."""
     flush_tlb: bool = False
     """Flush the TLB of the address space first."""
+    user_fences: tuple[Store, ...] = ()
+    """What the ring stores when the program is through."""
     results: list[Result] = attrs.field(factory=list)
     """One per instruction done."""
+    stored: int = 0
+    """User fences done."""
     started: bool = False
     """The hardware has begun it."""
     left_ns: int | None = None
@@ -73,9 +79,23 @@ class Batch:
         took = now - self.spinning_since
         return self.spun_ns + (took if self.left_ns is None else min(took, self.left_ns))
 
+    def next_step(self) -> Step | None:
+        """What comes next; None: it is through."""
+        if len(self.results) < len(self.program):
+            return self.program[len(self.results)]
+        return self.user_fences[self.stored] if self.stored < len(self.user_fences) else None
+
+    def note(self, result: Result) -> None:
+        """The next step is done; what the ring stores has no result but a fault."""
+        if len(self.results) < len(self.program) or isinstance(result, GpuFault | GpuStuck):
+            self.results.append(result)
+        else:
+            self.stored += 1
+
     def rewind(self) -> None:
         """To its beginning, as a reset loses the place."""
         self.results.clear()
+        self.stored = 0
         self.started = False
         self.left_ns = None
         self.spun_ns = 0
@@ -107,6 +127,8 @@ class HwContext:
         """Sequence number of the last batch that is through, as memory shows it."""
         self.on_off_ack: Callable[[], None] = _nothing
         """Called when the hardware acknowledges a switch-off, in interrupt context."""
+        self.on_user_interrupt: Callable[[], None] = _nothing
+        """Called when a batch is through, in interrupt context."""
         self.on_halt: Callable[[], None] = _nothing
         """Called when a refused fault halts it, in interrupt context."""
         self._seqno = 0
@@ -133,9 +155,10 @@ class HwContext:
 
     async def switch_on(self) -> None:
         """Let the hardware work on it; stale translations do not survive a context switch."""
+        self._off_wanted = False
         await self.engine.step("tlb_flush", self.compute.tlb)
         self._flush_tlb()
-        self.on, self._off_wanted = True, False
+        self.on = True
         self._ring_bell()
 
     async def request_off(self) -> None:
@@ -163,8 +186,8 @@ class HwContext:
 
     @property
     def busy(self) -> bool:
-        """The hardware holds it, or has something left to do."""
-        return self.on and bool(self.ring)
+        """An instruction is on its way, or the hardware goes on with the next one by itself."""
+        return self._executing or (self.on and bool(self.ring))
 
     @property
     def stuck(self) -> bool:
@@ -198,15 +221,16 @@ class HwContext:
                 await self.engine.step("tlb_flush", self.compute.tlb)
                 self._flush_tlb()
                 return
-        if len(batch.results) == len(batch.program):
+        step = batch.next_step()
+        if step is None:
             await self._complete(batch, resets)
             return
         self._executing = True
-        result = await self._execute(batch, batch.program[len(batch.results)])
+        result = await self._execute(batch, step)
         self._executing = False
         self._bell.changed()
         if self._resets == resets and result is not _UNFINISHED:
-            batch.results.append(result)
+            batch.note(result)
             if isinstance(result, GpuFault | GpuStuck):
                 self.halted = True
                 self.on_halt()
@@ -240,7 +264,7 @@ class HwContext:
         return None
 
     async def _complete(self, batch: Batch, resets: int) -> None:
-        """Memory first, then the interrupt."""
+        """Memory first, then the interrupts."""
         await self.engine.step("write", self, "seqno")
         if self._resets != resets:
             return
@@ -248,6 +272,7 @@ class HwContext:
         self.seqno_memory = batch.fence.seqno
         await self.engine.step("fence_signal", batch.fence)
         batch.fence.signal()
+        self.on_user_interrupt()
 
     def _flush_tlb(self) -> None:
         dropped = self.compute.tlb.flush(self.asid, 0, TASK_PAGES)

@@ -49,8 +49,15 @@ class GpuPte(NamedTuple):
 class GpuPageTable(SparseMap[GpuPte]):
     """The entries of one GPU address space, by virtual page."""
 
-    __slots__ = ("name",)
+    __slots__ = ("empty", "name")
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self.empty: GpuPte | None = None
+        """What the walker finds where no entry was written; None: nothing, which is a fault."""
+
+    def walk(self, vpn: int) -> GpuPte | None:
+        """What the walker finds."""
+        pte = self.get(vpn)
+        return self.empty if pte is None else pte

@@ -36,6 +36,7 @@ class Vma(Source):
         "file",
         "flags",
         "mm",
+        "name",
         "pgoff",
         "start",
         "writer",
@@ -46,6 +47,8 @@ class Vma(Source):
         self.mm = mm
         self.start = start
         self.end = end
+        self.name = f"{mm.name}.vma[{start:x}-{end:x}]"
+        """With the page numbers at its creation: ops carry it, so it does not follow a split or merge."""
         self.flags = flags
         self.pgoff = pgoff
         """Page offset in the file, or the address page number at creation for anonymous memory."""
@@ -60,11 +63,6 @@ class Vma(Source):
         self.writer = False
         """vma_start_write was called; lasts until mmap_lock is released or downgraded."""
         self._readers = 0
-
-    @property
-    def name(self) -> str:
-        """E.g. ``mm1.vma[10-20]`` (page numbers)."""
-        return f"{self.mm.name}.vma[{self.start:x}-{self.end:x}]"
 
     @property
     def is_anonymous(self) -> bool:

@@ -1,7 +1,8 @@
 """At rest, the page tables of VMs that are bound by hand say what their mappings say (INV-VMB-02, INV-VMB-03).
 
 Every entry lies in a mapping that is bound; every page of a bound mapping of an object has an entry that
-leads to where the object is.  An evicted object's entries are stale by design: the next exec rewrites them.
+leads to where the object is.  An evicted object's entries are stale by design: the next exec rewrites them; in
+fault mode they are gone.
 A VM with work under way is not at rest and is left alone.
 """
 
@@ -34,11 +35,13 @@ def check_vm(vm: XeBindVm) -> None:
             raise PropertyFailed(ORACLE, "INV-VMB-02", f"{before.name} and {after.name} overlap")
     for vpn in dict(vm.page_table.items()):
         vma = vm.find_vma(vpn)
-        if vma is None or not vma.present:
+        if vma is None or not vm.expects_entry(vma, vpn):
             state = "no mapping" if vma is None else f"{vma.name}, which is not bound"
             raise PropertyFailed(ORACLE, "INV-VMB-03", f"{vm.name} has an entry for page {vpn:#x} in {state}")
+        if not vm.pt_tree.has_entry(vpn):
+            raise PropertyFailed(ORACLE, "INV-VMB-03", f"{vm.name} has an entry for page {vpn:#x} in no node")
     for vma in vmas:
-        if vma.bo is not None and vma.present and vma not in vm.rebind_list:
+        if vma.bo is not None and vma.valid and vma not in vm.rebind_list:
             _check_entries(vm, vma)
 
 

@@ -136,7 +136,7 @@ class Coherence:
     def _gpu(self, event: GpuAccess) -> None:
         mm, vpn = self.world.mm_of_asid(event.gpu, event.asid), event.vpn
         if mm is None:
-            place = self.world.userptr_place(event.gpu, event.asid, event.folio)
+            place = self.world.userptr_place(event.gpu, event.asid, event.folio, vpn)
             if place is None:
                 return
             mm, vpn = place

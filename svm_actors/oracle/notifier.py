@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from svm_actors.engine.errors import PropertyFailed
+from svm_actors.gpu.gpu import Gpu
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import (
     Event,
@@ -18,6 +19,7 @@ from svm_actors.mm.mmu_notifier import (
     InvalidateStarted,
     NotifierRange,
 )
+from svm_actors.xe.fault_vm import XeFaultVm
 
 
 class Invalidation:
@@ -72,12 +74,21 @@ class Invalidation:
                     continue
                 self._gpu_left(event, f"{gpu.name} page table", vm.page_table.entries_in(event.start, event.end))
                 self._gpu_left(event, f"{gpu.name} TLB", gpu.tlb.entries_in(vm.asid, event.start, event.end))
+            for bind_vm in device.driver.bind_vms.values():
+                if isinstance(bind_vm, XeFaultVm) and bind_vm.mm is event.mm:
+                    self._fault_vm(event, gpu, bind_vm)
         for mirror in self.world.mirrors:
             own = event.event is Event.MIGRATE and event.owner is mirror.device
             if not mirror.notifier.subscribed or mirror.mm is not event.mm or own:
                 continue
             if mirror.pt.next_from(event.start, event.end) is not None:
                 raise PropertyFailed(self.name, "INV-01", f"{mirror.name} keeps entries in {describe(event)}")
+
+    def _fault_vm(self, event: NotifierRange, gpu: Gpu, vm: XeFaultVm) -> None:
+        """Wherever a VM filled by user space shows pages of the event, be it mirrored or as user memory."""
+        for start, end in vm.gpu_spans(event.start, event.end):
+            self._gpu_left(event, f"{vm.name} page table", vm.page_table.entries_in(start, end))
+            self._gpu_left(event, f"{vm.name} TLB", gpu.tlb.entries_in(vm.asid, start, end))
 
     def _gpu_left(self, event: NotifierRange, where: str, left: list[tuple[int, Any]]) -> None:
         if left:

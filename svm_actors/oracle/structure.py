@@ -14,6 +14,7 @@ from svm_actors.mm.folio import Folio
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import InvalidateEnded
 from svm_actors.mm.page_table import Entry, Pte
+from svm_actors.xe.fault_vm import XeFaultVm
 
 SMALL_WORLD = 24
 """Live folios up to which the walk also runs in the middle of things."""
@@ -97,6 +98,16 @@ class Structure:
                 mm: Mm = vm.mm
                 for vpn, gpu_pte in vm.page_table.items():
                     self._translation(device.gpu.name, mm, vpn, gpu_pte)
+            for bind_vm in device.driver.bind_vms.values():
+                if isinstance(bind_vm, XeFaultVm):
+                    self._fault_vm(device.gpu.name, bind_vm)
+
+    def _fault_vm(self, gpu: str, vm: XeFaultVm) -> None:
+        """The same for what a VM filled by user space shows of its process."""
+        for vpn, gpu_pte in vm.page_table.items():
+            page = vm.shown_page(vpn)
+            if page is not None:
+                self._translation(gpu, vm.mm, page, gpu_pte)
 
     def _translation(self, gpu: str, mm: Mm, vpn: int, gpu_pte: Any) -> None:
         pte = mm.page_table.get(vpn)

@@ -62,6 +62,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "first_run": found.number,
         "target": found.target,
         "seed": found.seed,
+        "strategy": found.strategy,
         "token": found.token,
     }
 
@@ -90,5 +91,20 @@ def campaign_json(campaign: Campaign) -> dict[str, Any]:
             name: {"runs": tally.runs, "steps": tally.steps, "failing_runs": tally.failed}
             for name, tally in campaign.tallies.items()
         },
+        "strategies": {
+            name: {
+                "runs": effort.runs,
+                "steps": effort.steps,
+                "failing_runs": effort.failed,
+                "new_features": effort.new_features,
+            }
+            for name, effort in campaign.strategies.items()
+        },
+        "coverage": {
+            "features": len(campaign.coverage),
+            "by_kind": campaign.reached.by_kind(),
+            "never_reached": {kind: list(names) for kind, names in campaign.reached.missing().items()},
+        },
+        "note": campaign.note,
         "failures": [finding_json(finding) for finding in campaign.failures],
     }

@@ -1,8 +1,10 @@
-"""What a campaign did, as text: runs and rates, why GPU faults were retried, what moved, races hit."""
+"""What a campaign did, as text: runs and rates, why GPU faults were retried, what moved, races hit,
+what was covered and what never was, what each strategy was good for."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from typing import Final
 
@@ -24,12 +26,16 @@ MEMORY: Final = (
     ("partial migrations", "migrate.partial"),
 )
 """Statistics of every summary: words and counter."""
+NAMED: Final = 24
+"""Names of what was never reached that are shown of each kind; the JSON object has all."""
 _ENDS: Final = {
     "executions": "all runs made",
     "time": "time limit reached",
     "failure": "stopped at the first failure",
     "interrupt": "interrupted",
     "workers": "worker processes died",
+    "hang": "a run did not end",
+    "merged": "put together from stores",
 }
 
 
@@ -59,7 +65,8 @@ def summary_text(campaign: Campaign) -> str:
     lines += ["", *_named("GPU fault retries by cause", retries(counters))]
     found = races(counters)
     lines += ["", *_columns(f"race windows hit: {len(found)}", found)]
-    lines += ["", *_per_target(campaign)]
+    lines += ["", *_coverage(campaign)]
+    lines += ["", *_per_strategy(campaign), "", *_per_target(campaign)]
     return "\n".join(lines)
 
 
@@ -99,6 +106,37 @@ def _named(title: str, values: dict[str, int]) -> list[str]:
 def _columns(title: str, values: dict[str, int], across: int = 4) -> list[str]:
     cells = [f"{name:<9}{value:>9}" for name, value in values.items()]
     return [title, *("  " + "    ".join(cells[at : at + across]) for at in range(0, len(cells), across))]
+
+
+def _coverage(campaign: Campaign) -> list[str]:
+    """How much of each kind was exercised, and what of the kinds that are fully known never was."""
+    reached = campaign.reached
+    cells = [f"{kind} {count}" for kind, count in reached.by_kind().items()]
+    lines = [f"coverage: {len(campaign.coverage)} features", *_filled(cells)]
+    for kind, names in reached.missing().items():
+        if names:
+            plain = [name.partition(":")[2] for name in names]
+            lines += [f"{kind}s never reached: {len(names)}", *_filled(plain, NAMED)]
+    return lines
+
+
+def _filled(words: list[str], most: int | None = None) -> list[str]:
+    """Words side by side, at most so many of them."""
+    shown = words[:most]
+    rest = [f"and {len(words) - len(shown)} more"] if len(shown) < len(words) else []
+    return textwrap.wrap(", ".join(shown + rest), WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _per_strategy(campaign: Campaign) -> list[str]:
+    """Runs, steps, failing runs and first sights of each strategy."""
+    head = f"{'strategy':<40} {'runs':>8} {'steps':>10} {'failing':>8} {'new features':>13}"
+    return [
+        head,
+        *(
+            f"{name:<40} {effort.runs:>8} {effort.steps:>10} {effort.failed:>8} {effort.new_features:>13}"
+            for name, effort in campaign.strategies.items()
+        ),
+    ]
 
 
 def _per_target(campaign: Campaign) -> list[str]:

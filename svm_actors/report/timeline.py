@@ -20,9 +20,10 @@ SHOWN: Final = 60
 """Steps of the timeline."""
 TASK: Final = 38
 """Columns of a task's id."""
-_KINDS: Final = {
+KINDS: Final = {
     "property": "PROPERTY FAILED",
     "deadlock": "DEADLOCK",
+    "livelock": "LIVELOCK",
     "budget": "STEP BUDGET SPENT (no verdict)",
     "error": "ERROR",
     "internal": "INTERNAL ERROR",
@@ -46,13 +47,13 @@ class Origin:
 def failure_text(failure: Failure, origin: Origin, replay: str = "", steps: int = SHOWN) -> str:
     """The whole report, without a newline at the end."""
     lines = [
-        *_wrap(f"{_KINDS[failure.kind]}: {failure.oracle} [{failure.rule}]"),
-        *(line for text in failure.message.splitlines() for line in _wrap(text, "  ")),
+        *wrap(f"{KINDS[failure.kind]}: {failure.oracle} [{failure.rule}]"),
+        *(line for text in failure.message.splitlines() for line in wrap(text, "  ")),
         "",
-        *_wrap(f"target   {origin.target}", "", "         "),
-        *_wrap(f"seed     {origin.seed}", "", "         "),
-        *_wrap(f"strategy {origin.strategy}", "", "         "),
-        *_wrap(f"bugs     {', '.join(origin.bugs) or 'none planted'}", "", "         "),
+        *wrap(f"target   {origin.target}", "", "         "),
+        *wrap(f"seed     {origin.seed}", "", "         "),
+        *wrap(f"strategy {origin.strategy}", "", "         "),
+        *wrap(f"bugs     {', '.join(origin.bugs) or 'none planted'}", "", "         "),
     ]
     if failure.timeline:
         lines += ["", *timeline(failure.timeline, steps)]
@@ -102,7 +103,7 @@ def _columns(task: str, op: str) -> str:
     return f"{shorten(ascii_text(task), TASK):<{TASK}}  {shorten(ascii_text(op), WIDTH - TASK - 12)}"
 
 
-def _wrap(text: str, first: str = "", rest: str = "    ") -> Iterator[str]:
+def wrap(text: str, first: str = "", rest: str = "    ") -> Iterator[str]:
     """Whole lines of at most WIDTH columns; indentation is kept."""
     plain = ascii_text(text.rstrip())
     indent = " " * (len(plain) - len(plain.lstrip()))

@@ -1,8 +1,9 @@
 """The workloads that come with the package: what ``fuzz`` runs when it is told nothing.
 
-A target is a family of scenarios numbered by the run's index, with a machine to run on.  The mix has four parts:
-windows of the recorded demo programs, random concurrent programs, programs of the recorded kind on the mirror driver,
-alone and several at once, and the stories, one race each.  Names are stable, because replay lines carry them.
+A target is a family of scenarios numbered by the run's index, with a machine to run on.  The mix has five parts:
+windows of the recorded demo programs, random concurrent programs, the same over VM_BIND, programs of the recorded kind
+on the mirror driver, alone and several at once, and the stories, one race each.  Names are stable, because replay
+lines carry them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any, Final
 
 import attrs
 
+from svm_actors.workload.bind_random import BindShape
+from svm_actors.workload.bind_run import bind_program_scenario, random_bind_scenario
+from svm_actors.workload.bind_stories import BIND_STORIES
 from svm_actors.workload.demo import STRACES, demo_strace
 from svm_actors.workload.mirror_run import random_mirror_scenario
 from svm_actors.workload.random_kernel_programs import SequentialShape
@@ -76,6 +80,16 @@ def _random_targets() -> list[Target]:
     ]
 
 
+def _bind_targets() -> list[Target]:
+    mixed = random_bind_scenario(BindShape(mirrors=True))
+    faulting = random_bind_scenario(BindShape(modes=("fault", "fault", "dma_fence", "lr")))
+    return [
+        Target("bind", always(random_bind_scenario()), TIGHT, 12, "random programs over VM_BIND: 2 VMs, 3 clients"),
+        Target("svm-and-bind", always(mixed), TIGHT, 8, "with VMs beside them that mirror the same processes"),
+        Target("fault-bind", always(faulting), TIGHT, 8, "with VMs in fault mode that do both"),
+    ]
+
+
 def _mirror_targets() -> list[Target]:
     small = SequentialShape(pages=4, length=10)
     one, three = random_mirror_scenario(), random_mirror_scenario(3, small)
@@ -86,16 +100,21 @@ def _mirror_targets() -> list[Target]:
 
 
 def _story_targets() -> list[Target]:
-    return [
+    stories = [
         Target(story.name, always(program_scenario(story.program)), summary=story.summary) for story in STORIES.values()
     ]
+    bind_stories = [
+        Target(story.name, always(bind_program_scenario(story.program)), TIGHT, story.weight, story.summary)
+        for story in BIND_STORIES.values()
+    ]
+    return stories + bind_stories
 
 
 @cache
 def builtin_targets() -> tuple[Target, ...]:
     """The mix that ``fuzz`` runs when no target is named; each can be named alone."""
     demo = Target("strace-demo", demo_scenario, Config(vram_pages=1024), 8, "recorded demo programs, with GPUs")
-    return (demo, *_random_targets(), *_mirror_targets(), *_story_targets())
+    return (demo, *_random_targets(), *_bind_targets(), *_mirror_targets(), *_story_targets())
 
 
 __all__ = ["Target", "builtin_targets", "demo_windows"]

@@ -10,12 +10,14 @@ and each piece of driver work the moment it starts, in accesses that the GPU str
 a CPU thread how long the thread computes before it.
 
 The program is drawn from the run's choice tape before anything runs, or from a seed: either way it is the same
-whatever the schedule does, so the two can be shrunk apart.
+whatever the schedule does, so the two can be shrunk apart.  Operations that are left out
+(:mod:`svm_actors.workload.program`) are passed over; everything that is drawn is drawn as if they were there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -27,6 +29,8 @@ from svm_actors.engine.nursery import Nursery
 from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Store
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.workload import concurrent_programs as cp
+from svm_actors.workload.concurrent_operations import Place, places
+from svm_actors.workload.program import Kept, Operation, ProgramScenario
 from svm_actors.workload.random_programs import Draw, ProgramShape, random_program
 from svm_actors.world import GpuVm, Process, World
 
@@ -49,17 +53,20 @@ PAUSES: Final = (0, 0, 4, 16)
 WARM: Final = 3
 """A VM touches fewer pages than this before the race begins."""
 
-Scenario = Callable[[World], Coroutine[Any, Any, None]]
-
-
 class ProgramRun:
     """One program in one world."""
 
-    def __init__(self, world: World, program: cp.RandomProgram, *, arena: int = ARENA) -> None:
+    def __init__(
+        self, world: World, program: cp.RandomProgram, *, arena: int = ARENA, kept: Kept | None = None
+    ) -> None:
         self.world = world
         self.program = program
         self.arena = arena
-        self.vms: list[GpuVm] = []
+        self.kept = kept or Kept(world)
+        self.numbers = {place: number for number, place in enumerate(places(program))}
+        """Number of the operation at each place of the program."""
+        self.vms: list[GpuVm | None] = []
+        """The program's VMs; None where creating it was left out."""
         self.processes: list[Process] = []
         """The program's own, without forked children."""
         self.begun = 0
@@ -71,39 +78,52 @@ class ProgramRun:
     async def run(self) -> None:
         """Set up, run everything at once, let it come to rest, read every page."""
         populate = self.world.choose(2, "populate")
-        for entry in self.program.processes:
+        for number, entry in enumerate(self.program.processes):
             process = self.world.process()
             self.processes.append(process)
-            for action in entry.setup:
-                await self._cpu(process, action)
+            for index, action in enumerate(entry.setup):
+                await self._do(("setup", number, index), partial(self._cpu, process, action))
             if populate:
                 await self._read_everything(process)
-        for vm in self.program.vms:
-            gpu = self.world.gpu(vm.gpu % self.world.config.gpus)
+        for number in range(len(self.program.vms)):
+            self.vms.append(None)
             options = VM_KINDS[self.world.choose(len(VM_KINDS), "kind of VM")]
-            self.vms.append(await gpu.create_vm(self.processes[vm.process], **options))
-            await self._warm(self.vms[-1])
+            await self._do(("vm", number), partial(self._create_vm, number, options))
+            await self._warm(number)
         async with self.world.nursery() as nursery:
             self._start_all(nursery)
         await self.world.settle()
         for process in self.processes:
             await self._read_everything(process)
 
-    async def _warm(self, vm: GpuVm) -> None:
+    async def _do(self, place: Place, perform: Callable[[], Awaitable[None]]) -> None:
+        """The operation at this place, unless it is left out."""
+        number = self.numbers[place]
+        if number in self.kept:
+            with self.kept.doing(number):
+                await perform()
+
+    async def _create_vm(self, number: int, options: dict[str, Any]) -> None:
+        vm = self.program.vms[number]
+        gpu = self.world.gpu(vm.gpu % self.world.config.gpus)
+        self.vms[number] = await gpu.create_vm(self.processes[vm.process], **options)
+
+    async def _warm(self, vm: int) -> None:
         """Bring some pages to the device."""
         for _ in range(self.world.choose(WARM, "warm pages")):
             page = self.world.choose(self.program.pages, "warm page")
             await self._access(vm, cp.Load(page))
 
     def _start_all(self, nursery: Nursery) -> None:
-        for process, entry in zip(self.processes, self.program.processes, strict=True):
-            for actions in entry.threads:
+        for number, entry in enumerate(self.program.processes):
+            for thread, actions in enumerate(entry.threads):
                 pauses = self._pauses(len(actions))
-                nursery.start_soon(self._thread, nursery, process, actions, pauses, self._moment(), name="cpu")
-        for stream in self.program.streams:
-            nursery.start_soon(self._stream, self.vms[stream.vm], stream.accesses, name="gpu")
-        for work in self.program.driver:
-            nursery.start_soon(self._driver, work, self._moment(), name="driver")
+                at = (number, thread)
+                nursery.start_soon(self._thread, nursery, at, actions, pauses, self._moment(), name="cpu")
+        for number, stream in enumerate(self.program.streams):
+            nursery.start_soon(self._stream, number, stream, name="gpu")
+        for number, work in enumerate(self.program.driver):
+            nursery.start_soon(self._driver, number, work, self._moment(), name="driver")
 
     def _moment(self) -> int:
         """How many accesses must have begun before something starts; drawn, 0 is at once."""
@@ -127,31 +147,34 @@ class ProgramRun:
     async def _thread(
         self,
         nursery: Nursery,
-        process: Process,
+        at: tuple[int, int],
         actions: tuple[cp.ThreadAction, ...],
         pauses: tuple[int, ...],
         moment: int,
     ) -> None:
+        """Thread ``at[1]`` of process ``at[0]``."""
+        process = self.processes[at[0]]
         await self._wait_for(moment)
-        for action, pause in zip(actions, pauses, strict=True):
+        for index, (action, pause) in enumerate(zip(actions, pauses, strict=True)):
             for _ in range(pause):
                 await self.world.engine.step("local")
             if isinstance(action, cp.Fork):
-                await self._fork(nursery, process, action)
+                await self._do(("thread", *at, index), partial(self._fork, nursery, (*at, index), action))
             else:
-                await self._cpu(process, action)
+                await self._do(("thread", *at, index), partial(self._cpu, process, action))
 
-    async def _fork(self, nursery: Nursery, process: Process, action: cp.Fork) -> None:
+    async def _fork(self, nursery: Nursery, at: tuple[int, int, int], action: cp.Fork) -> None:
+        process = self.processes[at[0]]
         try:
             child = await process.fork()
         except KernelError:
             self.world.engine.count("random.fork_refused")
             return
-        nursery.start_soon(self._child, child, action.actions, name="child")
+        nursery.start_soon(self._child, child, at, action.actions, name="child")
 
-    async def _child(self, child: Process, actions: tuple[cp.ChildAction, ...]) -> None:
-        for action in actions:
-            await self._cpu(child, action)
+    async def _child(self, child: Process, at: tuple[int, int, int], actions: tuple[cp.ChildAction, ...]) -> None:
+        for index, action in enumerate(actions):
+            await self._do(("child", *at, index), partial(self._cpu, child, action))
         await child.exit()
 
     async def _cpu(self, process: Process, action: cp.ChildAction) -> None:
@@ -186,18 +209,21 @@ class ProgramRun:
 
     # -- GPU and driver --------------------------------------------------------------------
 
-    async def _stream(self, vm: GpuVm, accesses: tuple[cp.Access, ...]) -> None:
+    async def _stream(self, number: int, stream: cp.Stream) -> None:
         """One submission per access: a refused one does not stop those that follow."""
-        for access in accesses:
+        for index, access in enumerate(stream.accesses):
             self.begun += 1
             self.progress.wake_up()
-            await self._access(vm, access)
+            await self._do(("stream", number, index), partial(self._access, stream.vm, access))
         self.streams -= 1
         self.progress.wake_up()
 
-    async def _access(self, vm: GpuVm, access: cp.Access) -> None:
+    async def _access(self, vm: int, access: cp.Access) -> None:
+        there = self.vms[vm]
+        if there is None:
+            return
         try:
-            await vm.run((self.instruction(access),))
+            await there.run((self.instruction(access),))
         except KernelError:
             self.world.engine.count("random.gpu_refused")
 
@@ -212,11 +238,16 @@ class ProgramRun:
             case cp.AtomicAdd(value=value):
                 return AtomicAdd(vpn, 0, value, WORD)
 
-    async def _driver(self, work: cp.DriverWork, moment: int) -> None:
+    async def _driver(self, number: int, work: cp.DriverWork, moment: int) -> None:
         await self._wait_for(moment)
+        await self._do(("driver", number), partial(self._driver_work, work))
+
+    async def _driver_work(self, work: cp.DriverWork) -> None:
         try:
             if isinstance(work, cp.CloseVm):
-                await self.vms[work.vm].close()
+                vm = self.vms[work.vm]
+                if vm is not None:
+                    await vm.close()
             else:
                 gpu = self.program.vms[work.vm].gpu % self.world.config.gpus
                 await self.world.gpu(gpu).evict(work.n * PAGE_SIZE)
@@ -229,23 +260,24 @@ def word(value: int) -> bytes:
     return value.to_bytes(WORD, "little")
 
 
-def tape_draw(world: World) -> Draw:
-    """Draws from the run's choice tape."""
-    return lambda count: world.choose(count, "program")
-
-
 def seeded_draw(seed: int | str) -> Draw:
     """Draws from a generator of its own, the same on every machine."""
     return Random(str(seed)).randrange
 
 
-def program_scenario(program: cp.RandomProgram) -> Scenario:
+def program_scenario(program: cp.RandomProgram) -> ProgramScenario[cp.RandomProgram]:
     """A scenario that runs this program."""
+    return ProgramScenario(lambda _draw: program, list_operations, run_program, ARENA)
 
-    async def run_program(world: World) -> None:
-        await ProgramRun(world, program).run()
 
-    return run_program
+def list_operations(program: cp.RandomProgram) -> Sequence[Operation]:
+    """The program's operations by number."""
+    return tuple(places(program).values())
+
+
+async def run_program(world: World, program: cp.RandomProgram, kept: Kept) -> None:
+    """Run what is kept of a program."""
+    await ProgramRun(world, program, kept=kept).run()
 
 
 def without_mprotect(program: cp.RandomProgram) -> cp.RandomProgram:
@@ -268,14 +300,14 @@ def without_mprotect(program: cp.RandomProgram) -> cp.RandomProgram:
     return msgspec.structs.replace(program, processes=processes)
 
 
-def random_scenario(shape: ProgramShape = ProgramShape(), seed: int | str | None = None) -> Scenario:  # noqa: B008
+def random_scenario(
+    shape: ProgramShape = ProgramShape(),  # noqa: B008
+    seed: int | str | None = None,
+) -> ProgramScenario[cp.RandomProgram]:
     """A scenario that draws a program, from the tape or from a seed, and runs it."""
 
-    async def run_random(world: World) -> None:
-        draw = tape_draw(world) if seed is None else seeded_draw(seed)
-        program = random_program(draw, shape)
-        if shape.pages >= RANGE_PAGES:
-            program = without_mprotect(program)
-        await ProgramRun(world, program).run()
+    def make(draw: Draw) -> cp.RandomProgram:
+        program = random_program(draw if seed is None else seeded_draw(seed), shape)
+        return without_mprotect(program) if shape.pages >= RANGE_PAGES else program
 
-    return run_random
+    return ProgramScenario(make, list_operations, run_program, ARENA)

@@ -16,7 +16,7 @@ demand, that the recorded order gives the recorded results (``ReplayRun.surprise
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -26,6 +26,7 @@ from svm_actors.engine.locks import WaitQueue
 from svm_actors.engine.nursery import Nursery
 from svm_actors.gpu.program import AtomicAdd, Instruction, Load, Store
 from svm_actors.mm.constants import PAGE_SHIFT
+from svm_actors.workload.program import Kept, Operation, ProgramScenario
 from svm_actors.workload.ranges import Range
 from svm_actors.workload.strace_actions import (
     PAGE,
@@ -56,6 +57,8 @@ BIG_CHUNKS: Final = (512, 16, 1)
 much to simulate as the rest of the run."""
 BIG_SHARE: Final = 16
 """One VM out of so many has them."""
+STRUCTURE: Final = (Fork, Exec, Exit, Wait)
+"""Actions that order the threads: a replay needs all of them."""
 FOLLOW_EVERY: Final = 3
 """A GPU task makes one program per so many calls."""
 
@@ -84,9 +87,11 @@ class Surprise:
 class ReplayRun:
     """One replay of one window."""
 
-    def __init__(self, world: World, window: Window) -> None:
+    def __init__(self, world: World, window: Window, kept: Kept | None = None) -> None:
         self.world = world
         self.window = window
+        self.kept = kept or Kept(world)
+        """Which memory calls are made, by position in the window; the others count as done."""
         self.order = "recorded"
         self.spaces: dict[int, Space] = {}
         self.where: dict[int, int] = {}
@@ -164,13 +169,23 @@ class ReplayRun:
     async def _thread(self, nursery: Nursery, number: int) -> None:
         for step in self._steps.get(number, ()):
             await self._turn(step)
+            if self._left_out(step):
+                self.done.add(step.number)
+                self.progress.wake_up()
+                continue
             self._begin(step)
-            await self._perform(nursery, step)
+            with self.kept.doing(step.number - self.window.first):
+                await self._perform(nursery, step)
             self.done.add(step.number)
             self.progress.wake_up()
             await self._touch(step)
         self._left -= 1
         self.progress.wake_up()
+
+    def _left_out(self, step: Step) -> bool:
+        """Whether this is a memory call that is not kept; what creates and ends threads always is."""
+        number = step.number - self.window.first
+        return number not in self.kept and not isinstance(step.action, STRUCTURE)
 
     async def _turn(self, step: Step) -> None:
         """Wait for the steps that must come first."""
@@ -384,10 +399,30 @@ async def _mremap(process: Process, action: Mremap) -> int:
     )
 
 
-def replay_scenario(window: Window, order: str | None = None) -> Callable[[World], Coroutine[Any, Any, None]]:
+def replay_scenario(window: Window, order: str | None = None) -> ProgramScenario[Window]:
     """A scenario that replays the window; ``order`` is ``recorded``, ``free`` or drawn."""
 
-    async def replay(world: World) -> None:
-        await ReplayRun(world, window).run(order)
+    async def replay(world: World, window: Window, kept: Kept) -> None:
+        await ReplayRun(world, window, kept).run(order)
 
-    return replay
+    return ProgramScenario(lambda _draw: window, list_operations, replay)
+
+
+def list_operations(window: Window) -> tuple[Operation, ...]:
+    """The steps of the window; what creates and ends threads is among them, but is never left out."""
+    return tuple(Operation(f"thread {step.thread}", step_text(step)) for step in window.steps)
+
+
+def step_text(step: Step) -> str:
+    """``munmap address 0x7f00 length 0x2000``."""
+    fields = attrs.asdict(step.action, recurse=False)
+    words = [_word(name, value) for name, value in fields.items() if value not in (False, None, ())]
+    return " ".join([type(step.action).__name__.lower(), *words])
+
+
+def _word(name: str, value: Any) -> str:
+    if value is True:
+        return name
+    if isinstance(value, tuple):
+        return "|".join(map(str, value))
+    return f"{name} {value:#x}" if isinstance(value, int) else f"{name} {value}"

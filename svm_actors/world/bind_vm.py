@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT
 from svm_actors.drm.syncobj import Syncobj
@@ -21,6 +21,7 @@ from svm_actors.xe.sync import Sync
 from svm_actors.xe.user_fence import UserFence
 from svm_actors.xe.vm_bind import BindKind, BindOp, vm_bind
 from svm_actors.xe.vm_mode import XeBindVm
+from svm_actors.xe.wait_user_fence import SECOND, CpuMemory, wait_user_fence
 
 if TYPE_CHECKING:
     from svm_actors.world.world import World
@@ -64,7 +65,9 @@ class BindVm:
         """A buffer object, local to this VM unless ``external``."""
         name = name or self.world.core.new_name("bo")
         local = None if external else self.vm
-        bo = await XeBo.create(self.vm.device, name, pages_of(length), placement=placement, vm=local)
+        kind = self.vm.device.parts.of(XeBo)
+        async with self.vm.device.power.gate:
+            bo = await kind.create(self.vm.device, name, pages_of(length), placement=placement, vm=local)
         self.world.bos.append(bo)
         return bo
 
@@ -138,14 +141,26 @@ class BindVm:
         return self.vm.create_bind_queue()
 
     def user_fence(self, process: Process, addr: int, value: int) -> UserFence:
-        """Memory of the process that gets a value."""
-        return UserFence(self.world.core, process.mm, addr, value, self.vm.ufence_wq)
+        """Eight bytes that get a value: memory of the process for a bind, at an address of the GPU for a job."""
+        kind = self.vm.device.parts.of(UserFence)
+        return kind(self.world.core, process.mm, addr, value, self.vm.ufence_wq)
+
+    async def wait_user_fence(
+        self, memory: CpuMemory, addr: int, op: str, value: int, *, timeout: int = SECOND, **options: Any
+    ) -> int:
+        """Sleep until a user fence compares as ``op`` says; ``memory`` is a process, or an object for its own bytes.
+
+        ``timeout`` in ns.  See :func:`svm_actors.xe.wait_user_fence.wait_user_fence` for options, answer and errors.
+        """
+        return await wait_user_fence(self.vm, memory, addr, op, value, timeout=timeout, **options)
 
     async def create_queue(self) -> ExecQueue:
-        """A queue to submit programs to; in ``lr`` mode one that memory management can preempt."""
+        """A queue to submit programs to; in ``lr`` mode one that can be preempted.  -ENOENT once the VM is closed."""
         if self.vm.lr:
             return await add_lr_queue(self.vm, self.vm.device)
-        return ExecQueue(self.vm, self.vm.device)
+        async with self.vm.lock.reading():
+            self.vm.check_open()
+            return ExecQueue(self.vm, self.vm.device)
 
     async def submit(
         self,

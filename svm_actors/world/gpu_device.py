@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.mm.constants import PAGE_SHIFT
 from svm_actors.world.bind_vm import BindVm
+from svm_actors.world.fault_vm import FaultVm
 from svm_actors.world.gpu_vm import GpuVm
 from svm_actors.world.process import Process
 from svm_actors.xe.device import XeDevice
-from svm_actors.xe.vm import XeVm
+from svm_actors.xe.fault_vm import XeFaultVm
+from svm_actors.xe.vm import XeVm, XeVmConfig
+from svm_actors.xe.vm_create import VmCreate, XeFile, check_create, flags_of
 from svm_actors.xe.vm_mode import XeBindVm
 
 if TYPE_CHECKING:
@@ -39,23 +42,47 @@ class GpuDevice:
         self.driver.start()
 
     @overload
-    async def create_vm(self, process: Process, mode: Literal["fault"] = ..., **options: Any) -> GpuVm: ...
+    async def create_vm(
+        self, process: Process, mode: Literal["fault"] = ..., *, mirror: Literal[True] = ..., **options: Any
+    ) -> GpuVm: ...
 
     @overload
-    async def create_vm(self, process: Process, mode: Literal["dma_fence", "lr"]) -> BindVm: ...
+    async def create_vm(
+        self, process: Process, mode: Literal["fault"] = ..., *, mirror: Literal[False], **options: Any
+    ) -> FaultVm: ...
 
-    async def create_vm(self, process: Process, mode: str = "fault", **options: Any) -> GpuVm | BindVm:
-        """``fault``: a VM that mirrors the process's whole address space.
+    @overload
+    async def create_vm(
+        self, process: Process, mode: Literal["dma_fence", "lr"], *, scratch: bool = ...
+    ) -> BindVm: ...
 
-        ``dma_fence`` and ``lr``: an empty one, to be filled with :meth:`BindVm.bind`.  -EINVAL for another mode.
+    async def create_vm(
+        self, process: Process, mode: str = "fault", *, mirror: bool = True, scratch: bool = False, **options: Any
+    ) -> GpuVm | BindVm:
+        """``fault``: a VM that mirrors the process's whole address space, or, with ``mirror=False``, an empty one.
+
+        ``dma_fence`` and ``lr``: an empty one, to be filled with :meth:`BindVm.bind`; with ``scratch`` what is not
+        bound reads 0 and swallows writes.  -EINVAL for another mode, or scratch with faults.
         """
+        check_create(VmCreate(flags_of(mode, scratch=scratch)))
+        if mode == "fault" and not mirror:
+            config = XeVmConfig(**options)
+            fault_vm = FaultVm(self.world, await XeFaultVm.create_faulting(self.driver, process.mm, config))
+            self.world.bind_vms.append(fault_vm)
+            return fault_vm
         if mode != "fault":
-            bind_vm = BindVm(self.world, await XeBindVm.create(self.driver, process.mm, mode))
+            bind_vm = BindVm(self.world, await XeBindVm.create(self.driver, process.mm, mode, scratch=scratch))
             self.world.bind_vms.append(bind_vm)
             return bind_vm
         vm = GpuVm(self.world, await XeVm.create(self.driver, process.mm, **options))
         self.world.vms.append(vm)
         return vm
+
+    def open(self, process: Process) -> XeFile:
+        """A client of this GPU: the ioctls on VMs as user space makes them, with numbers and flags."""
+        client = XeFile(self.driver, process.mm)
+        self.world.clients.append(client)
+        return client
 
     async def evict(self, bytes_wanted: int) -> int:
         """Another client wants device memory: evict until that much went, or nothing more can go."""

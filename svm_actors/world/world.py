@@ -31,7 +31,10 @@ from svm_actors.world.gpu_device import GpuDevice
 from svm_actors.world.gpu_vm import GpuVm
 from svm_actors.world.process import Process
 from svm_actors.xe.device import XeDriver
+from svm_actors.xe.fault_vm import XeFaultVm
 from svm_actors.xe.gem import XeBo
+from svm_actors.xe.suspend import resume_system, suspend_system
+from svm_actors.xe.vm_create import XeFile
 
 MIRROR_DRIVERS: dict[str, type[MirrorDevice]] = {"mended": MendedDevice, "7.3.4": MirrorDevice}
 """What :attr:`Config.mirror_driver` may be."""
@@ -48,6 +51,8 @@ class World:
         self.processes: list[Process] = []
         self.vms: list[GpuVm] = []
         self.bind_vms: list[BindVm] = []
+        self.clients: list[XeFile] = []
+        """Open files of GPUs."""
         self.bos: list[XeBo] = []
         """Buffer objects made, each with its handle's reference."""
         self.syncobjs: list[UserSyncobj] = []
@@ -132,13 +137,16 @@ class World:
                 return device.driver.vms[asid].mm
         return None
 
-    def userptr_place(self, gpu: str, asid: int, folio: Folio) -> tuple[Mm, int] | None:
-        """Address space and page of a page that a VM of user space's own reached as user memory."""
+    def userptr_place(self, gpu: str, asid: int, folio: Folio, vpn: int) -> tuple[Mm, int] | None:
+        """Address space and page of a page that a VM filled by user space reached as memory of the process."""
         for device in self.gpus:
             vm = device.driver.bind_vms.get(asid) if device.gpu.name == gpu else None
+            if isinstance(vm, XeFaultVm):
+                page = vm.process_page(vpn, folio)
+                return None if page is None else (vm.mm, page)
             if vm is not None and vm.mm is not None and vm.userptr is not None:
-                vpn = vm.userptr.place_of(folio)
-                return None if vpn is None else (vm.mm, vpn)
+                page = vm.userptr.place_of(folio)
+                return None if page is None else (vm.mm, page)
         return None
 
     # -- concurrency -------------------------------------------------------------------
@@ -159,6 +167,19 @@ class World:
         """A data choice in ``range(count)`` from the run's tape."""
         return self.engine.choose(count, label)
 
+    # -- power -------------------------------------------------------------------------
+
+    async def suspend(self) -> None:
+        """System suspend; on return every GPU is off.  -EBUSY: one could not be emptied, and nothing is suspended.
+
+        User space is frozen: an exec or a bind sleeps, or is run again, until :meth:`resume`.
+        """
+        await suspend_system([device.driver for device in self.gpus])
+
+    async def resume(self) -> None:
+        """The end of a system suspend."""
+        await resume_system([device.driver for device in self.gpus])
+
     # -- the end -----------------------------------------------------------------------
 
     async def settle(self) -> None:
@@ -166,7 +187,8 @@ class World:
         await self.engine.quiesce()
 
     async def close(self) -> None:
-        """Close VMs and mirrors, end processes, wait for the last worker, then check what is left."""
+        """Wake up, close VMs and mirrors, end processes, wait for the last worker, then check what is left."""
+        await self.resume()
         await self.settle()
         for check in self.at_rest:
             check()
@@ -174,6 +196,8 @@ class World:
             await vm.close()
         for bind_vm in self.bind_vms:
             await bind_vm.close()
+        for client in self.clients:
+            await client.close()
         for bo in self.bos:
             await bo.put()
         for syncobj in self.syncobjs:

@@ -18,6 +18,7 @@ from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm import GpuvaOps, Op, OpMap, OpPrefetch, OpRemap, OpUnmap
 from svm_actors.engine.errors import KernelError
 from svm_actors.xe.bind_vma import XeBindVma
+from svm_actors.xe.validation import keeping_out
 
 if TYPE_CHECKING:
     from svm_actors.drm.gpuvm_gem import GemObject
@@ -51,6 +52,8 @@ class XeOp:
     """Its entries stay as they are."""
     skip_next: bool = False
     """Its entries stay as they are."""
+    region: str | None = None
+    """PREFETCH in fault mode: where its object should be; None: where it belongs."""
 
     def new_vmas(self) -> list[XeBindVma]:
         """Vmas that exist because of it."""
@@ -77,9 +80,9 @@ class BindOps:
     async def commit(self, made: GpuvaOps, new: XeBindVma | None) -> None:
         """vm_bind_ioctl_ops_parse: apply one list; ``new`` is the vma of its map.  -ENOMEM."""
         for op in made:
-            await self._commit_one(op, new)
+            await self.commit_one(op, new)
 
-    async def _commit_one(self, op: Op, new: XeBindVma | None) -> None:
+    async def commit_one(self, op: Op, new: XeBindVma | None) -> None:
         vm, gpuvm = self.vm, self.vm.gpuvm
         match op:
             case OpMap():
@@ -89,6 +92,7 @@ class BindOps:
                 self.ops.append(XeOp(OpKind.MAP, new))
             case OpUnmap(va=va):
                 assert isinstance(va, XeBindVma)
+                self.check_unmap(va, va.addr, va.end)
                 gpuvm.va_unmap(op)
                 va.destroyed = True
                 self.ops.append(XeOp(OpKind.UNMAP, va))
@@ -100,6 +104,11 @@ class BindOps:
                 self.ops.append(XeOp(OpKind.PREFETCH, va))
 
     async def _remap(self, op: OpRemap, old: XeBindVma) -> None:
+        self.check_unmap(
+            old,
+            old.addr if op.prev is None else op.prev.addr + op.prev.range,
+            old.end if op.next is None else op.next.addr,
+        )
         prev = None if op.prev is None else piece_of(old, op.prev)
         after = None if op.next is None else piece_of(old, op.next)
         xe_op = XeOp(OpKind.REMAP, old, prev, after)
@@ -114,6 +123,9 @@ class BindOps:
         self.vm.gpuvm.va_remap(prev, after, op)
         old.destroyed = True
         self.ops.append(xe_op)
+
+    def check_unmap(self, vma: XeBindVma, start: int, end: int) -> None:
+        """May [start, end) of a vma go?  Always, except in fault mode."""
 
     # -- the way back ------------------------------------------------------------------------
 
@@ -164,9 +176,11 @@ def piece_of(old: XeBindVma, op: OpMap) -> XeBindVma:
     """What stays of a vma that is cut: a vma of its own, with the same backing."""
     userptr = None if old.userptr is None else old.userptr.piece(op.addr - old.addr, op.range)
     piece = XeBindVma(
-        old.xe_vm, op.addr, op.range, bo=old.bo, offset=op.offset, userptr=userptr, read_only=old.read_only
-    )
+        old.xe_vm, op.addr, op.range, bo=old.bo, offset=op.offset, userptr=userptr, read_only=old.read_only,
+        mirror=None if old.mirror is None else old.mirror.part(op.addr, op.addr + op.range),
+    )  # fmt: skip
     piece.born()
+    piece.deferred = old.deferred
     piece.large = old.large
     return piece
 
@@ -179,8 +193,12 @@ async def link(vm: XeBindVm, vma: XeBindVma) -> None:
     if vma.userptr is not None:
         await vma.userptr.attach(vma)
     obj = vma.obj
-    if obj is None:
-        return
+    if obj is not None:
+        async with keeping_out(vm.device.region.vram):
+            await _link_locked(vm, vma, obj)
+
+
+async def _link_locked(vm: XeBindVm, vma: XeBindVma, obj: GemObject) -> None:
     with DrmExec(vm.engine, f"{vm.name}.link", ignore_duplicates=True) as exec_:
 
         async def body(exec_: DrmExec) -> None:

@@ -136,10 +136,11 @@ class BindQueue:
         self.vm = vm
         self.engine = engine
         self.name = name
-        self.pt_sched = DrmSched(engine, f"{name}.pt", PtBackend(vm, f"{name}.writer"))
-        self.pt_entity: SchedEntity = SchedEntity(engine, f"{name}.pt", [self.pt_sched], Priority.KERNEL)
-        self.tlb_sched = DrmSched(engine, f"{name}.tlb", TlbBackend(vm))
-        self.tlb_entity: SchedEntity = SchedEntity(engine, f"{name}.tlb", [self.tlb_sched], Priority.KERNEL)
+        sched, entity = vm.device.parts.of(DrmSched), vm.device.parts.of(SchedEntity)
+        self.pt_sched = sched(engine, f"{name}.pt", PtBackend(vm, f"{name}.writer"))
+        self.pt_entity: SchedEntity = entity(engine, f"{name}.pt", [self.pt_sched], Priority.KERNEL)
+        self.tlb_sched = sched(engine, f"{name}.tlb", TlbBackend(vm))
+        self.tlb_entity: SchedEntity = entity(engine, f"{name}.tlb", [self.tlb_sched], Priority.KERNEL)
         self.last_pt: Fence | None = None
         """Of the last job that writes; no container."""
         self.last_tlb: Fence | None = None

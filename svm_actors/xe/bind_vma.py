@@ -1,4 +1,4 @@
-"""xe_vma of a VM that user space binds itself: an object, user memory, or nothing (vm_bind section 1).
+"""xe_vma of a VM that user space binds itself: an object, user memory, a mirror, or nothing (vm_bind section 1).
 
 ``present`` and ``staged`` are the page-table state of section 6 for the one tile there is.  A vma that was
 taken out of the tree is DESTROYED: nobody puts it on a list of the VM any more (VMB-R16), but it lives
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from svm_actors.xe.gem import XeBo
     from svm_actors.xe.user_fence import UserFence
     from svm_actors.xe.vm_mode import XeBindVm
+    from svm_actors.xe.vm_vma import XeVma
 
 LARGE_PAGES = 512
 """A 2 MiB entry, in pages."""
 
 
 class XeBindVma(DrmGpuva):
-    """One mapping.  With ``bo`` and ``userptr`` both None it is a null mapping."""
+    """One mapping.  With none of ``bo``, ``userptr`` and ``mirror`` it is a null mapping."""
 
     def __init__(
         self,
@@ -35,15 +36,22 @@ class XeBindVma(DrmGpuva):
         offset: int = 0,
         userptr: Any = None,
         read_only: bool = False,
+        mirror: XeVma | None = None,
     ) -> None:
         super().__init__(addr, npages, bo, offset)
         self.xe_vm = vm
         self.bo = bo
         self.userptr = userptr
         """The user memory behind it, with its notifier; see :mod:`svm_actors.xe.userptr`."""
+        self.mirror = mirror
+        """Fault mode: it mirrors the process at the same addresses; entries are those of SVM ranges inside."""
         self.read_only = read_only
+        self.deferred = False
+        """Fault mode: no entries are written before the first fault."""
         self.present = False
         """Entries are written, or the job that will is queued."""
+        self.invalidated = False
+        """Fault mode: its entries were zapped since; a fault writes them again."""
         self.staged = False
         """An operation of the ioctl under way has prepared its entries."""
         self.destroyed = False
@@ -63,7 +71,12 @@ class XeBindVma(DrmGpuva):
     @property
     def is_null(self) -> bool:
         """Reads give 0, writes are dropped."""
-        return self.bo is None and self.userptr is None
+        return self.bo is None and self.userptr is None and self.mirror is None
+
+    @property
+    def valid(self) -> bool:
+        """xe_vm_has_valid_gpu_mapping: without the lock of its backing a hint (VMB-R23)."""
+        return self.present and not self.invalidated
 
     def born(self) -> None:
         """It is going to be used: it holds the VM and its object from now on."""

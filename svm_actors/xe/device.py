@@ -1,12 +1,12 @@
 """xe_device: one GPU with its driver; and what all devices of the driver share.
 
-Lock order, outermost first (gpusvm section 1.7): vm_lock, driver_migrate_lock, mmap_lock, dma_resv,
-folio_lock, anon_vma, notifier_lock, gc_lock.
+Lock order, outermost first (gpusvm section 1.7, vm_bind section 2): hw_engine_group_mode_sem, vm_lock,
+driver_migrate_lock, mmap_lock, dma_resv, folio_lock, anon_vma, notifier_lock, gc_lock.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
@@ -16,23 +16,30 @@ from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import KernelError
 from svm_actors.engine.locks import RwSem
 from svm_actors.engine.signalling import INVALIDATE_START
+from svm_actors.xe.engine_group import MODE_SEM
 from svm_actors.xe.evict import evict_bo, lock_victim
+from svm_actors.xe.fault_vm import XeFaultVm
 from svm_actors.xe.garbage import GarbageCollector
 from svm_actors.xe.pagefault import Pagefaults
 from svm_actors.xe.pagemap import xe_pagemap_create
 from svm_actors.xe.pt import XePt
 from svm_actors.xe.pt_update import PtUpdateQueue
 from svm_actors.xe.submission import Submission
+from svm_actors.xe.suspend import Power
 from svm_actors.xe.svm import XeSvm
 from svm_actors.xe.tlb_inval import XeTlbInval
 
 if TYPE_CHECKING:
     from svm_actors.gpu.gpu import Gpu
     from svm_actors.mm.core import CoreMm
+    from svm_actors.xe.svm_host import SvmHost
     from svm_actors.xe.vm import XeVm
     from svm_actors.xe.vm_mode import XeBindVm
 
+T = TypeVar("T")
+
 LOCK_ORDER = (
+    MODE_SEM,
     "vm_lock",
     "driver_migrate_lock",
     "mmap_lock",
@@ -56,6 +63,12 @@ class XeParts:
     """Page-table handling."""
     gc: type[GarbageCollector] = GarbageCollector
     """Garbage collector."""
+    replaced: dict[type, type] = attrs.field(factory=dict)
+    """What is built instead of other classes (:meth:`of`)."""
+
+    def of(self, kind: type[T]) -> type[T]:
+        """The class to build where ``kind`` is meant."""
+        return self.replaced.get(kind, kind)
 
 
 class XeDriver:
@@ -86,6 +99,8 @@ class XeDevice:
         """The same as the pagemap layer sees it."""
         self.tlb_inval = XeTlbInval(gpu)
         self.bind_queue = PtUpdateQueue(core.engine, gpu)
+        self.power = Power(self)
+        """System suspend."""
         self.submission = Submission(self)
         """Exec queues and what they share."""
         self.pagefaults = Pagefaults(self)
@@ -120,7 +135,7 @@ class XeDevice:
         self.pagefaults.start()
 
     def add_bind_vm(self, vm: XeBindVm) -> None:
-        """The same for one whose faults are never served."""
+        """The same for one that user space fills; its faults are served in fault mode only."""
         self.live_vms += 1
         self.bind_vms[vm.asid] = vm
         self.gpu.attach_vm(vm.asid, vm.page_table)
@@ -148,9 +163,21 @@ class XeDevice:
                 await victim.put()
         return gone
 
+    def faulting_vm(self, asid: int) -> SvmHost | None:
+        """The VM in fault mode with this number."""
+        vm = self.vms.get(asid)
+        if vm is not None:
+            return vm
+        bind_vm = self.bind_vms.get(asid)
+        return bind_vm if isinstance(bind_vm, XeFaultVm) else None
+
+    def svm_vms(self) -> list[SvmHost]:
+        """All VMs in fault mode, by asid within each kind."""
+        return [*self.vms.values(), *(vm for vm in self.bind_vms.values() if isinstance(vm, XeFaultVm))]
+
     def statistics(self) -> dict[str, int]:
         """What is alive; all 0 when everything has been given back."""
-        ranges = [vm.svm.gpusvm.statistics() for vm in self.vms.values()]
+        ranges = [vm.svm.gpusvm.statistics() for vm in self.svm_vms()]
         return {
             "vms": self.live_vms,
             "ranges": sum(numbers["ranges"] for numbers in ranges),

@@ -2,7 +2,9 @@
 
 In this order, each step under what the one before it took:
 
-1. vm.lock for read; for write, and down to read again, if userptrs must be pinned.
+0. The engine group is brought into dma-fence mode, and stays in it (:mod:`svm_actors.xe.engine_group`).
+1. vm.lock for read; for write, and down to read again, if userptrs must be pinned.  Then a look whether the
+   system is about to sleep: if so, out again with everything, and the call is run again afterwards (VMB-R35).
 2. vm.resv and the reservations of all external objects, in one ww ticket; evicted objects are made
    resident and entries written until nothing is left to do; slots are reserved.
 3. The job is made; it depends on the KERNEL fences of *everything* locked (VMB-B02) and on the in-syncs.
@@ -10,10 +12,8 @@ In this order, each step under what the one before it took:
    everything that can fail and in the section that publishes the fence (VMB-R01, VMB-B15).
 5. Arm, fence into every reservation as BOOKKEEP (VMB-B03), out-syncs, push.
 
-A long-running VM has none of this: the job is armed and pushed, and the rebind worker woken if it sleeps.
-
-Simplified: engine groups have one mode each, so there is no mode switch (VMB-R34), and the system is not
-suspended (VMB-R35).
+A long-running VM has little of this: vm.lock and the look; then the job is armed and pushed, and the rebind
+worker woken if it sleeps.  One in fault mode has its engine group brought back to faulting queues.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import attrs
 from svm_actors.dma_buf.resv import Usage
 from svm_actors.dma_buf.unwrap import merge
 from svm_actors.drm.exec import DrmExec
-from svm_actors.engine.errors import EAGAIN, ECANCELED, ENOENT, ENOMEM, KernelError
+from svm_actors.engine.errors import EAGAIN, ECANCELED, EINVAL, ENOENT, ENOMEM, ERESTARTSYS, KernelError
 from svm_actors.engine.signalling import signalling
 from svm_actors.gpu.context import Batch
 from svm_actors.xe.sync import SyncList
@@ -71,6 +71,19 @@ class Exec:
 
     async def run(self) -> Execution:
         """-ECANCELED dead queue or banned VM, -ENOENT closed VM, -EAGAIN too many jobs, -EINVAL, -ENOMEM."""
+        gate = self.queue.device.power.gate
+        while True:
+            gate.enter()
+            try:
+                return await self._call()
+            except ERESTARTSYS:
+                self.engine.count("exec.restarted")
+            finally:
+                gate.leave()
+            await gate.thawed()
+
+    async def _call(self) -> Execution:
+        """-ERESTARTSYS: nothing was done, and the system is about to sleep."""
         await self.engine.step("read", self.queue, "state")
         if self.queue.dead:
             raise ECANCELED
@@ -80,24 +93,48 @@ class Exec:
         try:
             if not self.program:
                 return self._only_syncs()
-            while (execution := await self._attempt()) is None:
-                self.engine.count("exec.stale")
-            return execution
+            if self.vm.lr:
+                return await self._attempts()
+            await self._enter_group()
+            try:
+                return await self._attempts()
+            finally:
+                self.queue.submission.group.leave()
         finally:
             self.syncs.cleanup()
 
+    async def _enter_group(self) -> None:
+        """The group is in dma-fence mode until it is left again."""
+        while not await self.queue.submission.group.enter(self.syncs.in_fences):
+            await self.wait_for_in_syncs()
+
+    async def wait_for_in_syncs(self) -> None:
+        """VMB-R34: with no lock, and where a freezer finds it asleep: they may take as long as they like."""
+        gate = self.queue.device.power.gate
+        gate.leave()
+        try:
+            for fence in self.syncs.in_fences:
+                await fence.wait()
+        finally:
+            gate.enter()
+
+    async def _attempts(self) -> Execution:
+        while (execution := await self._attempt()) is None:
+            self.engine.count("exec.stale")
+        return execution
+
     def _only_syncs(self) -> Execution:
-        """No program: the out-syncs get what the queue is doing, and what this call would wait for."""
+        """No program: the out-syncs get what the queue is doing, and what this call would wait for.
+
+        -EINVAL for a user fence: there is no batch behind which the ring could store it.
+        """
+        if self.syncs.user_fences:
+            raise EINVAL
         fence = merge(self.engine, [self.queue.last_fence, *self.syncs.in_fences])
         if fence is None:
             raise ENOMEM
         self.syncs.install(fence)
-        self._write_user_fences(fence)
         return Execution(fence, Batch((), self.queue.context.new_fence()))
-
-    def _write_user_fences(self, fence: Fence) -> None:
-        for user_fence in self.syncs.user_fences:
-            user_fence.write_after(fence, self.queue)
 
     async def _attempt(self) -> Execution | None:
         """None: a userptr went stale on the way."""
@@ -105,6 +142,7 @@ class Exec:
         await self._lock_vm()
         try:
             self.check_vm()
+            self.queue.device.power.gate.check_open()
             if self.vm.lr:
                 return await self._push_lr()
             return await validating(self.queue.device.region.vram, self._lock_and_push)
@@ -205,6 +243,7 @@ class Exec:
 
     async def _arm(self, job: ExecJob) -> Execution:
         job.note_flush()
+        job.batch.user_fences = tuple(fence.store() for fence in self.syncs.user_fences)
         await job.arm()
         return Execution(job.s_fence.finished, job.batch)
 
@@ -215,7 +254,6 @@ class Exec:
         queue.in_flight += 1
         self.engine.count("exec")
         self.syncs.install(execution.fence)
-        self._write_user_fences(execution.fence)
         await job.push()
 
     async def _push_lr(self) -> Execution:
@@ -226,9 +264,11 @@ class Exec:
             execution = await self._arm(job)
             await self._push(job, execution)
         self.vm.execs.rebind.reactivate()
+        if self.vm.faulting:
+            self.queue.submission.group.queue_resume()
         return execution
 
 
 async def exec_ioctl(queue: ExecQueue, program: Sequence[Step], syncs: Sequence[Sync] = ()) -> Execution:
     """xe_exec_ioctl.  Errors: see :meth:`Exec.run`."""
-    return await queue.exec_class(queue, tuple(program), syncs).run()
+    return await queue.device.parts.of(queue.exec_class)(queue, tuple(program), syncs).run()

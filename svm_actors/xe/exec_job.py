@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from svm_actors.drm.sched_job import SchedJob
 from svm_actors.gpu.context import Batch
 from svm_actors.gpu.program import Spin, check
+from svm_actors.xe.scratch import job_must_flush
 
 if TYPE_CHECKING:
     from svm_actors.gpu.program import Step
@@ -29,6 +30,6 @@ class ExecJob(SchedJob):
     def note_flush(self) -> None:
         """Part of arming: translations the VM has rewritten since the last job go before this one begins."""
         wanted = self.queue.vm.tlb_flush_seqno
-        if self.queue.flushed_seqno != wanted:
+        if self.queue.flushed_seqno != wanted or job_must_flush(self.queue.vm):
             self.queue.flushed_seqno = wanted
             self.batch.flush_tlb = True

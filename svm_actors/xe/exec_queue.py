@@ -64,11 +64,12 @@ class ExecQueue:
         self.lr = lr
         self.kernel = kernel
         """Belongs to the kernel: it may not hang."""
-        self.context = self.context_class(
+        self.context: HwContext = self.context_class(
             engine, f"{self.name}.ctx", device.gpu.compute, vm.asid, dma_fence_context_alloc(engine)
         )
         self.context.on_off_ack = self.off_acked
         self.context.on_halt = self.halted
+        self.context.on_user_interrupt = vm.ufence_wq.wake_up
         self.enabled = False
         self.pending_disable = False
         self.suspend_count = 0
@@ -80,6 +81,8 @@ class ExecQueue:
         self.killed = False
         self.banned = False
         self.was_reset = False
+        self.dying = False
+        """Somebody is taking it apart, or has."""
         self.destroyed = False
         self.stopped = False
         """A reset is going on: nobody waits for an answer of the hardware (FEN-R27)."""
@@ -91,8 +94,6 @@ class ExecQueue:
         """Up to which of the VM's rebinds its ring has flushed."""
         self.last_fence: Fence | None = None
         """Of the last job armed."""
-        self.last_user_fence: Fence | None = None
-        """User fences of a queue are written in order."""
         self.preempt_fence: PreemptFence | None = None
         """The current one of a long-running queue."""
         self.preempt_context = 0
@@ -101,11 +102,12 @@ class ExecQueue:
         self.answer = WaitQueue(engine, f"{self.name}.answer")
         """Who waits for the hardware's answer, or for the end of a reset."""
         self.timeout = self.timeout_class(self)
-        self.sched = DrmSched(
+        self.sched = device.parts.of(DrmSched)(
             engine, self.name, QueueBackend(self), credit_limit=64, timeout_wq=self.submission.timeout_wq,
             timeout=MAX_SCHEDULE_TIMEOUT if lr else self.submission.limits.job_timeout,
         )  # fmt: skip
-        self.entity = SchedEntity(engine, f"{self.name}.entity", [self.sched], priority)
+        entity: type[SchedEntity] = device.parts.of(SchedEntity)
+        self.entity: SchedEntity = entity(engine, f"{self.name}.entity", [self.sched], priority)
         self._suspend = Work(engine, f"{self.name}.suspend", self._suspend_message)
         self._resume = Work(engine, f"{self.name}.resume", self._resume_message)
         self.submission.queues.append(self)
@@ -124,6 +126,11 @@ class ExecQueue:
         """No job of it is unfinished."""
         return self.last_fence is None or self.last_fence.signaled
 
+    @property
+    def on_hardware(self) -> bool:
+        """The hardware is at work on it, or just about to be."""
+        return self.context.busy or (self.enabled and bool(self.context.ring))
+
     def new_job(self, program: tuple[Step, ...]) -> ExecJob:
         """xe_sched_job_create.  -EINVAL bad program, -ENOMEM."""
         return ExecJob(self, program)
@@ -137,11 +144,20 @@ class ExecQueue:
             await self.enable()
 
     async def enable(self) -> None:
-        """Switch the context on."""
+        """Switch the context on.  INV-VMB-11: not that of a queue that has died meanwhile."""
         await self.wait_answer()
+        if self.dead:
+            return
+        self.check_may_run()
         self.enabled = True
         self.resumed_at = self.engine.now
         await self.context.switch_on()
+
+    def check_may_run(self) -> None:
+        """VMB-B37: not while the system sleeps; and not beside work that this excludes."""
+        if self.device.power.off:
+            raise PropertyFailed("exec", "VMB-B37", f"{self.name} is switched on while there is no power")
+        self.submission.group.check_exclusive(self)
 
     async def request_disable(self) -> None:
         """Ask the hardware to switch it off."""
@@ -187,6 +203,7 @@ class ExecQueue:
         """A refused fault has halted it: no use waiting for the timer."""
         self.was_reset = True
         self.sched.tdr.queue_immediately()
+        self.tell_waiters()
 
     def halted(self) -> None:
         """Interrupt: the firmware reports that it gave the context up."""
@@ -212,6 +229,15 @@ class ExecQueue:
             self.engine.count("exec.suspend_timeout")
             await self.throw_off()
             raise ETIME
+
+    async def taken_off(self) -> None:
+        """INV-FEN-11: a dead queue is not asked to let go; the timeout handler, or a reset, takes it off.
+
+        Whoever takes its memory away waits until then, for the hardware does not know yet that it is dead.
+        """
+        if self.on_hardware:
+            self.engine.count("exec.dead_but_on")
+            await self.answer.wait_event(lambda: not self.on_hardware)
 
     async def throw_off(self) -> None:
         """INV-FEN-11: it does not answer, so it is banned, and a GT reset takes it off before anybody goes on."""
@@ -249,9 +275,13 @@ class ExecQueue:
             await self.answer.wait_event_timeout(lambda: self.dead or self.stopped, left)
 
     async def _resume_message(self) -> None:
-        """The worker: on again, if there is something to run."""
+        """The worker: on again, if there is something to run.
+
+        Also when the next suspend was asked for meanwhile: its message comes after this one, so what was resumed
+        has its minimum run period in between, or two VMs that evict each other would never run anything.
+        """
         self.suspended = False
-        if self.dead or self.suspend_count or self.stopped:
+        if self.dead or self.stopped:
             return
         if self.context.ring and not self.enabled:
             await self.enable()
@@ -267,12 +297,18 @@ class ExecQueue:
             self.banned = True
             self.sched.tdr.timeout = 0
             self.engine.count("exec.banned")
+            self.tell_waiters()
 
     def kill(self) -> None:
         """Its owner is gone: what is on the hardware is taken off.  Never sleeps."""
         if not self.killed:
             self.killed = True
             self.end_jobs()
+            self.tell_waiters()
+
+    def tell_waiters(self) -> None:
+        """Who waits for a user fence of this queue learns that it is dead."""
+        self.vm.ufence_wq.wake_up()
 
     def end_jobs(self) -> None:
         """Have the timeout handler take off what is on the hardware; who waits for a suspend goes on."""
@@ -280,9 +316,14 @@ class ExecQueue:
         self.answer.wake_up()
 
     async def destroy(self) -> None:
-        """xe_exec_queue_fini: off the hardware, every job ended, then taken apart.  With no lock held."""
-        if self.destroyed:
+        """xe_exec_queue_fini: off the hardware, every job ended, then taken apart.  With no lock held.
+
+        User space may destroy it while its VM is closed; one of the two does it, the other one waits for that.
+        """
+        if self.dying:
+            await self.answer.wait_event(lambda: self.destroyed)
             return
+        self.dying = True
         self.kill()
         if self.preempt_fence is not None:
             self.preempt_fence.enable_sw_signaling()
@@ -290,10 +331,12 @@ class ExecQueue:
         await self.answer.wait_event(lambda: self.in_flight == 0)
         await self.sched.fini()
         await self.context.reset()
+        await self.submission.group.remove(self)
         self.destroyed = True
         self.submission.queues.remove(self)
         self.vm.exec_queues.remove(self)
         self.vm.gpuvm.put_now()
+        self.answer.wake_up()
 
     def statistics(self) -> dict[str, Any]:
         """State and jobs."""

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from svm_actors.drm.gpuvm import DrmGpuvm
     from svm_actors.engine.engine import Engine
     from svm_actors.engine.locks import RwSem
+    from svm_actors.gpu.page_table import GpuPageTable
     from svm_actors.xe.device import XeDevice
     from svm_actors.xe.exec_queue import ExecQueue
+    from svm_actors.xe.wait_user_fence import UfenceQueue
 
 
 class ExecVm(Protocol):
@@ -38,6 +40,8 @@ class ExecVm(Protocol):
     """Read by whoever checks that nothing is stale and publishes a fence; write in the notifier."""
     gpuvm: DrmGpuvm
     """Its mappings and object lists."""
+    page_table: GpuPageTable
+    """What the hardware walks."""
     resv_dma: DmaResv
     """vm.resv."""
     exec_queues: list[Any]
@@ -46,12 +50,18 @@ class ExecVm(Protocol):
     """Raised by whoever rewrites entries in use; the next job of each queue flushes in its ring (VMB-B13)."""
     banned: bool
     """An operation failed half way."""
+    ufence_wq: UfenceQueue
+    """Who waits for user fences."""
     rebind_list: dict[Any, None]
     """Mappings whose entries must be written again."""
 
     @property
     def lr(self) -> bool:
         """Long-running mode: queues have preempt fences, and jobs publish nothing."""
+
+    @property
+    def faulting(self) -> bool:
+        """Fault mode: long-running without preempt fences; its queues exclude dma-fence jobs."""
 
     @property
     def closed(self) -> bool:
@@ -99,7 +109,7 @@ class VmExecs:
         self.engine = vm.engine
         self.submission = device.submission
         self.hooks = hooks or ExecHooks()
-        self.rebind = self.worker_class(self)
+        self.rebind = device.parts.of(self.worker_class)(self)
 
     @property
     def queues(self) -> list[ExecQueue]:

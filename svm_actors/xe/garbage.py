@@ -20,13 +20,13 @@ from svm_actors.engine.locks import SpinLock, WaitQueue
 from svm_actors.xe.svm_range import Link, XeSvmRange
 
 if TYPE_CHECKING:
-    from svm_actors.xe.vm import XeVm
+    from svm_actors.xe.svm_host import SvmHost
 
 
 class GarbageCollector:
     """List and work item of one VM."""
 
-    def __init__(self, vm: XeVm) -> None:
+    def __init__(self, vm: SvmHost) -> None:
         self.vm = vm
         self.engine = vm.engine
         self.lock = SpinLock(vm.engine, f"{vm.name}.gc_lock", "gc_lock")
@@ -83,6 +83,15 @@ class GarbageCollector:
             range_.link = Link.POPPED
         return range_
 
+    async def collect_now(self, range_: XeSvmRange) -> None:
+        """A range that is to go whether its memory is gone or not; vm->lock held for write."""
+        self.vm.assert_locked()
+        async with self.lock:
+            if range_.link is Link.QUEUED:
+                self.ranges.remove(range_)
+            range_.link = Link.POPPED
+        await self._collect(range_)
+
     async def _collect(self, range_: XeSvmRange) -> None:
         """SVM-R52: the whole range, however little of it was unmapped (SVM-B60)."""
         vm = self.vm
@@ -116,6 +125,10 @@ class GarbageCollector:
                 await self.run()
             except KernelError as error:
                 self.engine.count(f"gc.error.{error.code}")
+
+    async def flush(self) -> None:
+        """xe_svm_flush: the work item has done what was queued; without vm->lock, which it takes."""
+        await self._wake.wait_event(lambda: self.disabled or not (self._queued or self.running))
 
     async def disable_sync(self) -> None:
         """SVM-R23: disable_work_sync, without vm->lock: nothing is queued or running afterwards (SVM-B14)."""

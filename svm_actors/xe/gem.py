@@ -5,13 +5,14 @@ Its memory is made at the first :meth:`XeBo.validate` and may move whenever the 
 system memory when somebody else needs the VRAM (:mod:`svm_actors.xe.evict`), back at the next validation.
 
 A move is a copy job.  It waits for everything in the reservation (BOOKKEEP), and its fence goes in as
-KERNEL, so whoever locks the object afterwards waits for it.  Every VM that maps the object is told by
-``gem_evict``: the flag of its gpu_vm_bo, and the VM's evict list where the reservation covers that
-(VMB-R06).  Page-table entries are not touched: the next exec revalidates before it runs (section 4.1).
+KERNEL, so whoever locks the object afterwards waits for it.  Every VM that maps the object is told: the
+flag of its gpu_vm_bo, and the VM's evict list where the reservation covers that (VMB-R06).  Page-table entries
+are not touched: the next exec revalidates before it runs (section 4.1).  In a VM in fault mode they are zapped
+before the move (:mod:`svm_actors.xe.fault_zap`), and a fault brings the object back.
 
 Placements: ``vram`` evicts others when it must; ``system`` is RAM mapped for the device;
-``vram_or_system`` takes VRAM that is free and evicts nobody, as TTM does with two busy placements, and
-what was evicted stays in RAM, which is a legal place for it.
+``vram_or_system`` has RAM as its fallback, as TTM knows it: a new object evicts others for VRAM too, and goes
+to RAM when no victim would go; one that was evicted comes back when there is VRAM free and evicts nobody.
 
 Simplified: the evictor waits until the VRAM is empty, where TTM hands it on with the move fence.  Objects
 in RAM are not swapped out.  A CPU access is one step that waits for moves, as its page fault would.
@@ -23,11 +24,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from svm_actors.dma_buf.resv import DmaResv, Usage
 from svm_actors.drm.exec import DrmExec
-from svm_actors.drm.gpuvm_evict import gem_evict
 from svm_actors.drm.gpuvm_gem import DrmGemObject
 from svm_actors.engine.errors import EINVAL, ENOENT, ENOMEM, ENOSPC, EngineError, KernelError
 from svm_actors.gpu.copy_engine import SubmitCopy
 from svm_actors.mm.constants import PAGE_SIZE
+from svm_actors.xe.fault_zap import ObjectZap, move_notify
 from svm_actors.xe.gem_memory import Memory, SystemMemory, VramMemory
 from svm_actors.xe.validation import validating
 
@@ -69,6 +70,8 @@ class BoVm(Protocol):
 
 class XeBo(DrmGemObject):
     """A buffer object of ``npages``; nothing is allocated before :meth:`validate`."""
+
+    zap_class = ObjectZap
 
     def __init__(
         self, device: BoDevice, name: str, npages: int, *, placement: str = "vram", vm: BoVm | None = None
@@ -166,24 +169,56 @@ class XeBo(DrmGemObject):
         self.resv.assert_held()
         if exec_ctx is not None and all(obj.resv is not self.resv for obj in exec_ctx.objects):
             raise EngineError(f"{self.name} is validated by {exec_ctx.name}, which has not locked it")
-        if self.resident:
+        new = None
+        if not self.resident:
+            new = await self._get_memory(self.resv if evict_own else None)
+        elif self.placement == "vram_or_system" and not self.in_vram:
+            new = await self._free_vram()
+        if new is None:
             self.manager.touch(self)
-            return
-        await self._move(await self._get_memory(self.resv if evict_own else None))
+        else:
+            await self._move(new)
+
+    async def _free_vram(self) -> Memory | None:
+        """For one in its fallback, which is a legal place: VRAM that is nobody's, None when there is none."""
+        try:
+            return await self._vram_memory(evict=False)
+        except ENOSPC:
+            return None
+
+    async def migrate(self, region: str) -> None:
+        """xe_bo_migrate: to ``vram`` or ``system``, reservation held.  -EINVAL when it may not be there; -ENOMEM."""
+        self.resv.assert_held()
+        if self.placement not in (region, "vram_or_system"):
+            raise EINVAL
+        if self.memory is not None and self.in_vram == (region == "vram"):
+            self.manager.touch(self)
+        elif region == "system":
+            await self._move(await self._system_memory())
+        else:
+            await self._move(await self._vram_memory(evict=True))
 
     async def _get_memory(self, own: DmaResv | None) -> Memory:
         """ttm_bo_alloc_resource over the placements.  -ENOMEM when no victim would go."""
         if self.placement != "system":
             try:
-                evict = self.placement == "vram"
-                ticket = self._ticket() if evict else None
-                space = await self.manager.get_space(self.npages, evict=evict, own=own, ticket=ticket)
-                return VramMemory(self, space)
-            except ENOSPC:
+                return await self._vram_memory(evict=True, own=own)
+            except ENOMEM:
                 if self.placement == "vram":
-                    self.manager.refusals += 1
-                    raise ENOMEM from None
+                    raise
         return await self._system_memory()
+
+    async def _vram_memory(self, *, evict: bool, own: DmaResv | None = None) -> VramMemory:
+        """-ENOSPC without ``evict`` when there is no room, -ENOMEM with it when no victim would go."""
+        ticket = self._ticket() if evict else None
+        try:
+            space = await self.manager.get_space(self.npages, evict=evict, own=own, ticket=ticket)
+        except ENOSPC:
+            if evict:
+                self.manager.refusals += 1
+                raise ENOMEM from None
+            raise
+        return VramMemory(self, space)
 
     def _ticket(self) -> WwCtx | None:
         """dma_resv_locking_ctx: the transaction that holds the object, while it may still take more."""
@@ -216,8 +251,11 @@ class XeBo(DrmGemObject):
         await self._retire(old, fence)
 
     async def move_notify(self) -> None:
-        """xe_bo_move_notify: no VM may run another job with the old addresses (VMB-R05, VMB-R06)."""
-        await gem_evict(self, True)
+        """xe_bo_move_notify: no VM may run another job with the old addresses (VMB-R05, VMB-R06).
+
+        A VM in fault mode loses its entries and translations here and now (vm_bind section 11).
+        """
+        await move_notify(self)
 
     def clear_waits_for(self) -> Fence | None:
         """A first clear: nothing of the user's knows this memory, so moves are all there is to wait for."""

@@ -15,13 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.channel import Channel
-from svm_actors.engine.errors import EINVAL, ENOENT, EPERM, KernelError
-from svm_actors.gpu.fault import Access, PageFault
-from svm_actors.xe.svm_fault import handle_pagefault
+from svm_actors.engine.errors import EINVAL, ENOENT, KernelError
+from svm_actors.gpu.fault import PageFault
 
 if TYPE_CHECKING:
     from svm_actors.xe.device import XeDevice
-    from svm_actors.xe.vm import XeVm
+    from svm_actors.xe.svm_host import SvmHost
 
 QUEUE_COUNT = 4
 """XE_PAGEFAULT_QUEUE_COUNT."""
@@ -79,7 +78,6 @@ class Pagefaults:
         otherwise what the handler says.
         """
         vm = self.lookup(fault.asid)
-        vm.get()
         if vm.lock.holders():
             self.engine.count("SVM-R08")
         try:
@@ -91,24 +89,21 @@ class Pagefaults:
         finally:
             vm.put()
 
-    def lookup(self, asid: int) -> XeVm:
-        """xe_pagefault_asid_to_vm.  -EINVAL."""
-        vm = self.device.vms.get(asid)
+    def lookup(self, asid: int) -> SvmHost:
+        """VMB-R24: xe_pagefault_asid_to_vm: found and referenced in one step (VMB-B19).  -EINVAL."""
+        vm = self.device.faulting_vm(asid)
         if vm is None:
             self.engine.count("SVM-R47")
             raise EINVAL
+        vm.get()
         return vm
 
-    async def _serve(self, vm: XeVm, fault: PageFault) -> None:
+    async def _serve(self, vm: SvmHost, fault: PageFault) -> None:
         """Under vm->lock for write: two faults of one VM never find or insert at once (SVM-R08)."""
         self.check_open(vm)
-        vma = vm.find_vma(fault.vpn)
-        if vma.read_only and fault.access is not Access.READ:
-            raise EPERM
-        await handle_pagefault(vm.svm, vma, fault)
-        vm.last_fault_vma = vma
+        await vm.serve(fault)
 
-    def check_open(self, vm: XeVm) -> None:
+    def check_open(self, vm: SvmHost) -> None:
         """SVM-R47: a fault that arrives after the VM was closed.  -ENOENT (SVM-B47)."""
         if vm.closed:
             self.engine.count("SVM-R47")

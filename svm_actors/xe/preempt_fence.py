@@ -21,6 +21,7 @@ from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.sched_work import Work
 from svm_actors.engine.errors import EINVAL, ENOENT, ETIME, KernelError
 from svm_actors.engine.signalling import signalling
+from svm_actors.xe.validation import keeping_out
 
 if TYPE_CHECKING:
     from svm_actors.xe.device import XeDevice
@@ -69,13 +70,15 @@ class PreemptFence(Fence):
         self.queue.vm.execs.rebind.queue()
 
     async def _wait_off(self) -> KernelError | None:
-        if self.queue.dead:
-            return ENOENT()
+        """-ENOENT for a dead queue: it does not come back."""
+        queue = self.queue
+        error: KernelError | None = ENOENT() if queue.dead else None
         try:
-            await self.queue.suspend_wait()
-        except ETIME as error:
-            return error
-        return None
+            await queue.suspend_wait()
+        except ETIME as late:
+            return late
+        await queue.taken_off()
+        return error
 
 
 async def add_lr_queue(vm: ExecVm, device: XeDevice) -> ExecQueue:
@@ -91,14 +94,20 @@ async def add_lr_queue(vm: ExecVm, device: XeDevice) -> ExecQueue:
         if vm.closed:
             raise ENOENT
         queue = ExecQueue(vm, device, lr=True)
-        fence = PreemptFence(queue)
-        with DrmExec(vm.engine, f"{queue.name}.add") as exec_:
-            await exec_.until_all_locked(lambda ex: _prepare(vm, ex))
-            async with vm.notifier_lock.reading():
-                queue.preempt_fence = fence
-                await vm.gpuvm.resv_add_fence(exec_, fence, Usage.BOOKKEEP, Usage.BOOKKEEP)
-                join_preemption(queue)
+        async with keeping_out(device.region.vram):
+            await _publish_first(vm, queue)
     return queue
+
+
+async def _publish_first(vm: ExecVm, queue: ExecQueue) -> None:
+    """Its first preempt fence, into every reservation of the VM."""
+    fence = PreemptFence(queue)
+    with DrmExec(vm.engine, f"{queue.name}.add") as exec_:
+        await exec_.until_all_locked(lambda ex: _prepare(vm, ex))
+        async with vm.notifier_lock.reading():
+            queue.preempt_fence = fence
+            await vm.gpuvm.resv_add_fence(exec_, fence, Usage.BOOKKEEP, Usage.BOOKKEEP)
+            join_preemption(queue)
 
 
 async def _prepare(vm: ExecVm, exec_: DrmExec) -> None:

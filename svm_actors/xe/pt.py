@@ -22,7 +22,7 @@ from svm_actors.xe.pt_update import UpdatePageTable, write_entries
 from svm_actors.xe.svm_range import TILE, XeSvmRange
 
 if TYPE_CHECKING:
-    from svm_actors.xe.vm import XeVm
+    from svm_actors.xe.svm_host import SvmHost
 
 Entries = tuple[tuple[int, GpuPte], ...]
 
@@ -30,7 +30,7 @@ Entries = tuple[tuple[int, GpuPte], ...]
 class XePt:
     """The page table of one VM, as the driver handles it."""
 
-    def __init__(self, vm: XeVm) -> None:
+    def __init__(self, vm: SvmHost) -> None:
         self.vm = vm
         self.engine = vm.engine
         self.device = vm.device
@@ -98,11 +98,14 @@ class XePt:
         if not by_cpu:
             depends = tuple(self.vm.resv.pending())
             flush_asid = asid if flush else None
-            return await self.device.bind_queue.call(
+            fence = await self.device.bind_queue.call(
                 UpdatePageTable(self.table, start, end, entries, depends, flush_asid)
             )
+            self.vm.entries_change(start, end, entries, fence)
+            return fence
         await self.engine.step("pte_write", self.table, start if end - start == 1 else None)
         write_entries(self.table, start, end, entries)
+        self.vm.entries_change(start, end, entries, None)
         if flush:
             return await self.device.tlb_inval.submit(asid, start, end)
         fence = Fence(self.engine, f"{self.vm.name}.stub")

@@ -22,19 +22,20 @@ import attrs
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.dma_buf.fence_memory import allocate
 from svm_actors.dma_buf.resv import Usage
-from svm_actors.gpu.address import DmaAddr, Proto
+from svm_actors.engine.errors import EAGAIN, ENOMEM
 from svm_actors.gpu.page_table import GpuPte
 from svm_actors.xe.bind_ops import OpKind, XeOp
 from svm_actors.xe.bind_queue import PtJob, TlbJob
 from svm_actors.xe.bind_vma import XeBindVma
 from svm_actors.xe.pt_tree import PtUpdate
+from svm_actors.xe.scratch import SCRATCH_PTE, bind_must_flush
 
 if TYPE_CHECKING:
     from svm_actors.drm.exec import DrmExec
     from svm_actors.xe.bind_queue import BindQueue
     from svm_actors.xe.vm_mode import XeBindVm
 
-NULL_PTE = GpuPte(DmaAddr(0, Proto.NULL), True, 0, 0)
+NULL_PTE = SCRATCH_PTE
 """Of a null mapping: it leads to no page."""
 
 FENCES_PER_BIND = 2
@@ -68,8 +69,11 @@ class Prepared:
     def clear(self, start: int, end: int, *, flush: bool = True) -> None:
         """Entries go, and with them their translations."""
         self.updates.append(PtUpdate(start, end))
-        if not flush:
-            return
+        if flush:
+            self.flush_too(start, end)
+
+    def flush_too(self, start: int, end: int) -> None:
+        """Translations of this span must go."""
         first, last = self.flush or (start, end)
         self.flush = min(first, start), max(last, end)
 
@@ -126,14 +130,16 @@ class PtBind:
     def _prepare_op(self, op: XeOp) -> None:
         match op.kind:
             case OpKind.MAP:
-                self._bind(op.vma)
-                self.prepared.wait_for(Usage.KERNEL)
+                if not op.vma.deferred:
+                    self._bind(op.vma)
+                    self.prepared.wait_for(Usage.KERNEL)
             case OpKind.UNMAP:
                 self._unbind(op.vma, op.vma.addr, op.vma.end)
             case OpKind.REMAP:
                 self._remap(op)
             case OpKind.REBIND | OpKind.PREFETCH:
-                self._rewrite(op.vma)
+                if op.vma.mirror is None:
+                    self._rewrite(op.vma)
 
     def _bind(self, vma: XeBindVma) -> None:
         """xe_pt_stage_bind: nodes and entries of a vma."""
@@ -142,6 +148,8 @@ class PtBind:
         entries = self.entries(vma)
         if entries:
             self.prepared.updates.append(PtUpdate(vma.addr, vma.end, entries))
+            if bind_must_flush(self.vm):
+                self.prepared.flush_too(vma.addr, vma.end)
         self.prepared.userptr |= vma.userptr is not None
         self.prepared.staged.append(vma)
         vma.staged = True
@@ -165,6 +173,12 @@ class PtBind:
         if vma.present or vma.staged:
             self.prepared.clear(start, end, flush=flush)
             self.prepared.unstaged.append(vma)
+            self.prepared.userptr |= self.is_zapped_by_notifiers(vma)
+
+    @staticmethod
+    def is_zapped_by_notifiers(vma: XeBindVma) -> bool:
+        """VMB-R09: then whoever takes its entries away, and frees nodes with that, keeps notifiers out."""
+        return vma.xe_vm.faulting and vma.userptr is not None
 
     def _remap(self, op: XeOp) -> None:
         """What the cut vacates goes; pieces whose entries cannot stay are written again (8.5, VMB-R13).
@@ -183,7 +197,7 @@ class PtBind:
                 if old.present or old.staged:
                     piece.staged = True
                     self.prepared.staged.append(piece)
-            else:
+            elif old.present or old.staged or not old.deferred:
                 self._bind(piece)
                 self.rewrite_is_kernel_work()
 
@@ -196,9 +210,11 @@ class PtBind:
         """xe_vm_rebind and prefetch: the same place, maybe other pages.
 
         No message: the next job of every queue flushes in its ring, and none runs meanwhile (VMB-B13).  A
-        long-running context has no next job.
+        long-running context has no next job.  In fault mode whoever changed the pages has zapped the entries and
+        flushed, so entries are only added.
         """
-        self._unbind(vma, vma.addr, vma.end, flush=self.vm.lr)
+        if not self.vm.faulting:
+            self._unbind(vma, vma.addr, vma.end, flush=self.vm.lr)
         self._bind(vma)
         self.rewrite_is_kernel_work()
 
@@ -207,10 +223,15 @@ class PtBind:
     async def _run_prepared(self, exec_: DrmExec) -> list[Fence]:
         """What allocates comes first: under notifier_lock nothing may, as reclaim waits for notifiers."""
         vm, prepared = self.vm, self.prepared
-        job, flush = self._make_job(), self._make_flush()
+        job, flush = self._make_jobs()
         if prepared.userptr:
             await vm.notifier_lock.read()
-            self._look_at_user_memory()
+            try:
+                self.look_at_user_memory()
+            except EAGAIN:
+                vm.notifier_lock.release()
+                self._abort(job, flush)
+                raise
         try:
             written = await self._write(job)
             await self._commit(exec_, written, flush)
@@ -218,6 +239,16 @@ class PtBind:
             if prepared.userptr:
                 vm.notifier_lock.release()
         return self.queue.last_fences()
+
+    def _make_jobs(self) -> tuple[PtJob | None, TlbJob | None]:
+        """Both jobs, or neither.  -ENOMEM."""
+        job = self._make_job()
+        try:
+            return job, self._make_flush()
+        except ENOMEM:
+            if job is not None:
+                job.cleanup()
+            raise
 
     def _make_job(self) -> PtJob | None:
         """None: the CPU may write at once (7.3)."""
@@ -227,31 +258,49 @@ class PtBind:
                 return None
             self.engine.count("VMB-R11")
         job = PtJob(self.queue, self.prepared.updates)
-        for fence in depends:
-            job.add_dependency(fence.get())
+        try:
+            for fence in depends:
+                job.add_dependency(fence.get())
+        except ENOMEM:
+            job.cleanup()
+            raise
         return job
 
     def _make_flush(self) -> TlbJob | None:
-        flush = self.prepared.flush
-        if flush is None:
+        """xe_tlb_inval_job_create; room for the one fence it will depend on is made now (section 13)."""
+        span = self.prepared.flush
+        if span is None:
             return None
-        job = TlbJob(self.queue, *self._flush_span(flush))
-        job.prealloc_dependency()
-        return job
+        flush = TlbJob(self.queue, *self._flush_span(span))
+        try:
+            flush.prealloc_dependency()
+        except ENOMEM:
+            flush.cleanup()
+            raise
+        return flush
 
     @staticmethod
     def _flush_span(span: tuple[int, int]) -> tuple[int, int]:
         """What has to go from the TLB: exactly what was asked, or more."""
         return span
 
-    def _look_at_user_memory(self) -> None:
-        """VMB-R17: pages that went meanwhile are bound all the same.
+    def look_at_user_memory(self) -> None:
+        """VMB-R17: pages that went meanwhile are bound all the same; in fault mode they are not: -EAGAIN.
 
         The notifier has put the vma on the list of invalidated ones, so the next exec or the rebind worker binds
-        it again before a job runs (section 6, step 2).
+        it again before a job runs (section 6, step 2).  With faults nobody looks again before the GPU does.
         """
         if any(vma.userptr is not None and vma.userptr.stale() for vma in self.prepared.staged):
             self.engine.count("VMB-R17")
+            if self.vm.faulting:
+                raise EAGAIN
+
+    def _abort(self, *jobs: PtJob | TlbJob | None) -> None:
+        """xe_pt_update_ops_abort: nothing was written; the caller pins again and comes back."""
+        for job in jobs:
+            if job is not None:
+                job.cleanup()
+        self.reset()
 
     async def _write(self, job: PtJob | None) -> Fence | None:
         """By the CPU, answering None, or by a job, answering its fence."""
@@ -325,12 +374,26 @@ class PtBind:
         """The state of the vmas is what the page table will be when all that was submitted is through."""
         for vma in self.prepared.unstaged:
             vma.present = False
+        for op in self.ops:
+            self._inherit(op)
         for vma in self.prepared.staged:
             vma.staged = False
             vma.present = not vma.destroyed
+            if self.writes(vma):
+                vma.invalidated = False
             vma.large = vma.may_have_large_entries()
             if self.writes(vma):
                 self.vm.rebind_list.pop(vma, None)
+
+    @staticmethod
+    def _inherit(op: XeOp) -> None:
+        """A piece that keeps the entries of a vma that was cut keeps those that were zapped, too.
+
+        The digest is silent.  Were it forgotten, a fault would find the piece valid and never bind it.
+        """
+        for piece, skip in ((op.prev, op.skip_prev), (op.next, op.skip_next)):
+            if piece is not None and skip:
+                piece.invalidated = op.vma.invalidated
 
     def writes(self, vma: XeBindVma) -> bool:
         """Its entries are written, not inherited from a vma that was cut."""

@@ -42,12 +42,18 @@ class PtUpdate:
 class PtNode:
     """One page of page-table memory: 512 entries."""
 
-    __slots__ = ("index", "used")
+    __slots__ = ("freed", "index", "used")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.used: dict[int, None] = {}
         """Entries in use, by page."""
+        self.freed = False
+
+    def must_live(self) -> None:
+        """VMB-R09: raise when somebody who walks here has lost the race with an unbind."""
+        if self.freed:
+            raise PropertyFailed("lifetime", "VMB-R09", f"page-table node {self.index:#x} is walked after it was freed")
 
 
 class PtTree:
@@ -66,7 +72,7 @@ class PtTree:
 
     def stage(self, start: int, end: int) -> None:
         """Make sure that [start, end) has nodes in the staging tree."""
-        self._must_live()
+        self.must_live()
         for index in range(start // NODE_PAGES, -(-end // NODE_PAGES)):
             if index not in self.staging:
                 self.staging[index] = PtNode(index)
@@ -74,7 +80,7 @@ class PtTree:
 
     def commit(self, updates: Iterable[PtUpdate]) -> int:
         """Staging becomes live, and entries change in order; answers how many nodes went."""
-        self._must_live()
+        self.must_live()
         touched = dict.fromkeys(self._staged)
         for index in self._staged:
             self.live[index] = self.staging[index]
@@ -109,9 +115,19 @@ class PtTree:
         """Nodes of this update that have nothing left in them go; the others were not emptied by it."""
         empty = [index for index in touched if not self.live[index].used]
         for index in empty:
-            del self.live[index]
+            self.live.pop(index).freed = True
             del self.staging[index]
         return len(empty)
+
+    def walk(self, start: int, end: int) -> list[PtNode]:
+        """Live nodes with entries of [start, end), for a zap."""
+        self.must_live()
+        return [self.live[index] for index in self._indices(start, end)]
+
+    def has_entry(self, page: int) -> bool:
+        """For oracles: a live node counts the entry of this page."""
+        node = self.live.get(page // NODE_PAGES)
+        return node is not None and page in node.used
 
     def free(self) -> None:
         """VM close: all that is left."""
@@ -120,7 +136,8 @@ class PtTree:
         self._staged.clear()
         self.freed = True
 
-    def _must_live(self) -> None:
+    def must_live(self) -> None:
+        """VMB-R25: raise when VM close has freed them."""
         if self.freed:
             raise PropertyFailed("lifetime", "VMB-R25", f"page tables of {self.name} are used after they were freed")
 

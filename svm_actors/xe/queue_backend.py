@@ -21,12 +21,18 @@ class QueueBackend(SchedBackend):
         self.engine = queue.engine
 
     async def run_job(self, job: SchedJob) -> Fence | None:
-        """On to the ring.  INV-VMB-11: a dead queue does not touch the hardware, the job ends with an error."""
+        """On to the ring.  INV-VMB-11: a dead queue does not touch the hardware.
+
+        Its jobs are the timeout handler's to end, one after the other: ending one here would overtake those
+        in front of it that the handler has not come to yet (INV-FEN-02).
+        """
         assert isinstance(job, ExecJob)
         batch = job.batch
         if self.queue.dead:
             self.engine.count("exec.cancelled")
         else:
+            if self.queue.enabled or not self.queue.lr:
+                self.queue.submission.group.check_exclusive(self.queue)
             await self.queue.submit(batch)
         return batch.fence
 

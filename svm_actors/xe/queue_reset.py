@@ -84,6 +84,7 @@ class JobTimeout:
         await self.end_all(job, error)
 
     def verdict(self, job: ExecJob) -> KernelError:
+        """-ETIME for the one that hung; -ECANCELED when its queue is killed, or was banned before it was begun."""
         queue = self.queue
         late = queue.banned and not job.batch.started
         return ECANCELED() if queue.killed or queue.submission.wedged or late else ETIME()
@@ -164,10 +165,20 @@ class GtReset:
 
     def is_guilty(self, queue: ExecQueue) -> bool:
         """A user queue with a job begun and not finished; looked at when nothing can be begun any more."""
-        if queue.kernel or queue.dead:
+        if queue.kernel or queue.dead or self.is_excused():
             return False
         jobs = [job for job in queue.sched.pending if isinstance(job, ExecJob)]
         return any(job.batch.started and not self.skips(job) for job in jobs)
+
+    def is_excused(self) -> bool:
+        """VMB-B37: the system sleeps; what was begun was switched off in good order, and will go on."""
+        return self.submission.device.power.off
+
+    def lose_power(self, queue: ExecQueue) -> None:
+        """guc_exec_queue_stop at system suspend; its context is off and saved."""
+        if self.is_guilty(queue):
+            queue.mark_banned()
+            queue.end_jobs()
 
     async def restart(self, queue: ExecQueue) -> None:
         """Replay, or have the dead end."""
@@ -177,7 +188,9 @@ class GtReset:
         else:
             for job in list(queue.sched.pending):
                 assert isinstance(job, ExecJob)
-                if not self.skips(job):
+                if self.skips(job):
+                    self.engine.count("FEN-R31")
+                else:
                     await self._replay(queue, job)
         queue.answer.wake_up()
         await queue.sched.recovery.wqueue_start()

@@ -51,7 +51,7 @@ class RangeFenceTree:
             self.entries.append(RangeFence(*self.widen(start, end), fence.get()))
 
     def overlapping(self, start: int, end: int) -> list[Fence]:
-        """Unsignaled fences of overlapping updates, oldest first."""
+        """VMB-R10: unsignaled fences of overlapping updates, oldest first."""
         first, last = self.widen(start, end)
         return [
             entry.fence

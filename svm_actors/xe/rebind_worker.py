@@ -10,6 +10,8 @@ fences.  A notifier comes either before, and is seen by the check, or after, and
 A VM whose queues have nothing to run is not worth the work: the worker deactivates itself, and the next
 exec reactivates it after its push (VMB-R21).
 
+While the system is about to sleep it does not work, nor does it wait: it parks on a list (VMB-R35).
+
 An error other than a stale userptr bans the VM: there is nobody to report it to.
 """
 
@@ -61,6 +63,8 @@ class RebindWorker:
     async def disable(self) -> None:
         """VM close, with no lock held: wait for the last run, let no other begin."""
         self.disabled = True
+        if self.vm.lr:
+            await self.execs.submission.device.power.gate.forget(self)
         await self.execs.submission.ordered_wq.cancel_work_sync(self.work)
 
     # -- one run -------------------------------------------------------------------------
@@ -69,6 +73,8 @@ class RebindWorker:
         vm = self.vm
         async with vm.lock.writing():
             while not vm.closed and not self.disabled:
+                if await self.parks():
+                    return
                 self.rounds += 1
                 try:
                     await self._attempt()
@@ -78,6 +84,10 @@ class RebindWorker:
                     self.engine.count(f"rebind.error.{error.code}")
                     vm.ban()
                 return
+
+    async def parks(self) -> bool:
+        """VMB-R35: nothing is brought back while the system goes to sleep; True when it ends for now."""
+        return await self.execs.submission.device.power.gate.parks(self)
 
     async def _attempt(self) -> None:
         """-EAGAIN: something went stale on the way, begin again."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from svm_actors.drm.sched_work import Workqueue
+from svm_actors.xe.engine_group import EngineGroup
 from svm_actors.xe.queue_reset import GtReset
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class SubmissionLimits:
     """No sign of life of a queue for so long makes the driver look at it."""
     ack_timeout: int = 5 * SECOND
     """The firmware has so long to switch a context off."""
-    min_run_period: int = 0
+    min_run_period: int = 5_000_000
     """A long-running context runs at least so long between resume and suspend."""
     job_limit: int = 1000
     """Jobs of one queue that may be on their way."""
@@ -37,6 +38,7 @@ class Submission:
     """The submission side of one device."""
 
     reset_class = GtReset
+    group_class = EngineGroup
 
     def __init__(self, device: XeDevice) -> None:
         engine = device.engine
@@ -58,6 +60,8 @@ class Submission:
         self.ordered_wq = Workqueue(engine, f"{name}.ordered")
         """Rebind workers; not ordered against the two above, as it takes vm.lock."""
         self.reset = self.reset_class(self)
+        self.group = self.group_class(self)
+        """Whose jobs may be on the hardware: those with a dma-fence, or those that fault."""
 
     def queue_name(self) -> str:
         """The next queue's."""

@@ -21,7 +21,7 @@ from svm_actors.xe.svm_range import XeSvmRange
 
 if TYPE_CHECKING:
     from svm_actors.drm.gpusvm_base import DrmGpusvmBase
-    from svm_actors.xe.vm import XeVm
+    from svm_actors.xe.svm_host import SvmHost
 
 Span = tuple[int, int]
 
@@ -29,7 +29,7 @@ Span = tuple[int, int]
 class XeSvm:
     """The SVM side of one VM; implements the gpusvm operations."""
 
-    def __init__(self, vm: XeVm) -> None:
+    def __init__(self, vm: SvmHost) -> None:
         self.vm = vm
         self.engine: Engine = vm.engine
         config = vm.config
@@ -45,6 +45,13 @@ class XeSvm:
             chunk_pages=config.chunk_pages,
             driver_lock=vm.lock,
         )
+
+    async def fini(self) -> None:
+        """xe_svm_fini, vm->lock held for write: unmap every range, then end the gpusvm."""
+        for range_ in self.gpusvm.ranges(0, TASK_PAGES):
+            assert isinstance(range_, XeSvmRange)
+            await self.gpusvm.unmap_pages(range_.pages)
+        await self.gpusvm.fini()
 
     # -- ranges ----------------------------------------------------------------------
 
@@ -78,10 +85,14 @@ class XeSvm:
         return [range_ for range_ in notifier.overlapping(start, end) if isinstance(range_, XeSvmRange)]
 
     def is_closed(self) -> bool:
-        """SVM-R22, I2: a closed VM has no page tables left to zap, only DMA mappings (SVM-B47)."""
-        if self.vm.closed:
+        """SVM-R22, I2: a closed VM has no page tables left to zap, only DMA mappings (SVM-B47).
+
+        One that is merely banned has them, and the GPU still walks them.
+        """
+        closed = not self.vm.size
+        if closed:
             self.engine.count("SVM-R22")
-        return self.vm.closed
+        return closed
 
     async def _retire_translations(self, ranges: list[XeSvmRange], event: NotifierRange) -> None:
         """I3 to I6."""

@@ -198,4 +198,4 @@ async def handle_pagefault(svm: XeSvm, vma: XeVma, fault: PageFault) -> None:
             return
         except EAGAIN:
             svm.engine.count("SVM-R24")
-            vma = svm.vm.find_vma(fault.vpn)
+            vma = svm.vm.mirror_vma(fault.vpn)

@@ -9,7 +9,7 @@ from svm_actors.drm.gpusvm_pages import GpusvmPages
 from svm_actors.drm.gpusvm_range import GpusvmRange
 
 if TYPE_CHECKING:
-    from svm_actors.xe.vm import XeVm
+    from svm_actors.xe.svm_host import SvmHost
 
 TILE = 1
 """Bit of the only tile in the per-tile masks."""
@@ -29,7 +29,7 @@ class XeSvmRange(GpusvmRange):
 
     __slots__ = ("link", "pages", "tile_invalidated", "tile_present", "vm")
 
-    def __init__(self, vm: XeVm) -> None:
+    def __init__(self, vm: SvmHost) -> None:
         super().__init__(vm.svm.gpusvm)
         self.vm = vm
         self.pages = GpusvmPages(vm.device.gpu)

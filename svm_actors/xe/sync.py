@@ -46,11 +46,11 @@ class SyncList:
         self.out: list[Sync] = []
         """Syncobjs to install the out-fence in."""
         self.user_fences: list[UserFence] = []
-        """User fences to write."""
+        """The user fence to write, if any: one ioctl has one."""
 
     @classmethod
     def parse(cls, syncs: Sequence[Sync], *, lr: bool = False) -> SyncList:
-        """-EINVAL: nothing was submitted to an in-syncobj.
+        """-EINVAL: nothing was submitted to an in-syncobj, or a second user fence.
 
         -EOPNOTSUPP: user fence to wait for, or a dma-fence out of a long-running VM.
         """
@@ -69,6 +69,8 @@ class SyncList:
         if sync.user_fence is not None:
             if not sync.signal:
                 raise EOPNOTSUPP
+            if self.user_fences:
+                raise EINVAL
             self.user_fences.append(sync.user_fence)
         elif sync.signal:
             if lr:

@@ -198,17 +198,21 @@ class XeTlbInval:
     async def reset(self) -> None:
         """xe_tlb_inval_reset: the translations are gone with the reset, so everything pending is done.
 
-        VMB-R26: the last number counts as received, and what is still on its way is past.
+        VMB-R26: the last number counts as received, and what is still on its way is past.  Whoever wants to send waits
+        for seqno_lock: told "done, for there is a reset" before the translations are gone, or when the walker has put
+        one back, a notifier would return with its pages still in reach (INV-01).
         """
-        self.refused = ECANCELED()
-        await self.engine.step("tlb_flush", self.gpu.tlb)
-        self._drop_translations()
-        async with self.seqno_lock, self.pending_lock:
+        async with self.seqno_lock:
+            await self.engine.step("tlb_flush", self.gpu.tlb)
+            self._drop_translations()
+            await self._all_done()
+
+    async def _all_done(self) -> None:
+        async with self.pending_lock:
             self.seqno_recv = self.before(self.seqno)
             for number in [*self.pending]:
                 self.complete(self.pending.pop(number), None)
             self._restart_timer()
-        self.refused = None
 
     def _drop_translations(self) -> None:
         """What the reset does to the hardware."""

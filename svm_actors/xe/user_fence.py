@@ -1,48 +1,32 @@
-"""User fences: memory of a process that gets a value when work is done (vm_bind section 7.2).
+"""User fences: eight bytes that get a value when work is done (vm_bind sections 7.2 and 9).
 
-A worker writes it in the name of the process.  ``signalled`` is set *before* the value can be seen, so
-whoever sees the value may unbind (VMB-R28, VMB-B25).  The user fences of one queue are written in the order
-of its binds.
+Of a *bind*: memory of the process.  A worker writes it in the name of the process.  ``signalled`` is set
+*before* the value can be seen, so whoever sees the value may unbind (VMB-R28, VMB-B25).  The user fences of one
+queue are written in the order of its binds.
 
-:func:`wait_user_fence` is the ioctl with which user space sleeps until the memory has a value.
+Of an *exec*: the same entry of the ioctl, but its address is one of the GPU.  The ring stores the value behind
+the program, so it gets there as the program's own stores do, and where nothing is mapped it is a fault.
+
+Either way whoever waits is woken: see :mod:`svm_actors.xe.wait_user_fence`.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING
 
 from svm_actors.dma_buf.fence import Fence
-from svm_actors.engine.errors import EINVAL, ETIME
+from svm_actors.engine.errors import EINVAL
 from svm_actors.engine.locks import WaitQueue
-from svm_actors.mm.cpu import cpu_read, cpu_write
-from svm_actors.mm.messages import SIGSEGV
+from svm_actors.gpu.program import Store
+from svm_actors.mm.constants import PAGE_SIZE
+from svm_actors.mm.cpu import cpu_write
+from svm_actors.mm.messages import SIGBUS, SIGSEGV
+from svm_actors.xe.wait_user_fence import WIDTH
 
 if TYPE_CHECKING:
     from svm_actors.mm.core import CoreMm
     from svm_actors.mm.mm_struct import Mm
-    from svm_actors.xe.exec_queue import ExecQueue
-
-WIDTH: Final = 8
-
-COMPARE: Final[dict[str, Callable[[int, int], bool]]] = {
-    "eq": operator.eq,
-    "neq": operator.ne,
-    "gt": operator.gt,
-    "gte": operator.ge,
-    "lt": operator.lt,
-    "lte": operator.le,
-}
-"""DRM_XE_UFENCE_WAIT_OP_*."""
-
-
-class FenceOrder(Protocol):
-    """A queue: its user fences are written in the order of its submissions."""
-
-    name: str
-    last_user_fence: Fence | None
-    """Signaled when the last one is written."""
+    from svm_actors.xe.bind_queue import BindQueue
 
 
 class UserFence:
@@ -63,7 +47,11 @@ class UserFence:
         self.written = Fence(core.engine, f"{mm.name}.ufence.{addr:#x}")
         """Orders the worker of the next one behind this one's."""
 
-    def write_after(self, fence: Fence, queue: FenceOrder | ExecQueue) -> None:
+    def store(self) -> Store:
+        """What the ring does for an exec, with the address as one of the GPU."""
+        return Store(self.addr // PAGE_SIZE, self.addr % PAGE_SIZE, self.value.to_bytes(WIDTH, "little"))
+
+    def write_after(self, fence: Fence, queue: BindQueue) -> None:
         """Have a worker write it when ``fence`` is signaled and the queue's last user fence is written."""
         before, queue.last_user_fence = queue.last_user_fence, self.written
         fence.get()
@@ -78,7 +66,7 @@ class UserFence:
         self.mark_signalled()
         try:
             await cpu_write(self.core, self.mm, self.addr, self.value.to_bytes(WIDTH, "little"))
-        except SIGSEGV:
+        except (SIGSEGV, SIGBUS):
             self.engine.count("ufence.unmapped")
         await self.engine.step("fence_signal", self.written)
         self.written.signal()
@@ -87,33 +75,3 @@ class UserFence:
     def mark_signalled(self) -> None:
         """VMB-R28: before anybody can see the value."""
         self.signalled = True
-
-
-async def wait_user_fence(
-    core: CoreMm,
-    mm: Mm,
-    addr: int,
-    op: str,
-    value: int,
-    woken: WaitQueue,
-    *,
-    mask: int = (1 << 64) - 1,
-    timeout: int = 1_000_000_000,
-    flags: int = 0,
-) -> int:
-    """DRM_IOCTL_XE_WAIT_USER_FENCE: the time left in ns.  -EINVAL; -ETIME."""
-    if flags or op not in COMPARE or addr % WIDTH:
-        raise EINVAL
-    engine = core.engine
-    end = engine.now + timeout
-
-    async def holds() -> bool:
-        found = int.from_bytes(await cpu_read(core, mm, addr, WIDTH), "little")
-        return COMPARE[op](found & mask, value & mask)
-
-    while not await holds():
-        left = end - engine.now
-        if left <= 0:
-            raise ETIME
-        await engine.sleep(min(left, 1000))
-    return max(1, end - engine.now)

@@ -13,8 +13,9 @@ notifier_lock: nothing can become valid before the invalidation ends.
 Lists: ``invalidated`` is filled by notifiers and emptied by whoever repins, ``repin`` is used by the latter
 alone, under vm.lock for write.  Their spinlock sections hold no op, so here they are plain statements.
 
-Simplified: VMs in fault mode have no userptrs; the second deferral, between TLB submission and TLB wait, is
-theirs alone.  Read-only user memory is asked for with ``read_only``.
+What is different in fault mode is in :mod:`svm_actors.xe.fault_userptr`.
+
+Simplified: read-only user memory is asked for with ``read_only``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from svm_actors.dma_buf.resv import DmaResv, Usage
 from svm_actors.drm.gpusvm_pages import GpusvmPages
 from svm_actors.drm.gpusvm_range import GpusvmCtx
-from svm_actors.engine.errors import EAGAIN, EFAULT, EINVAL, EngineError, KernelError, PropertyFailed
+from svm_actors.engine.errors import (
+    EAGAIN,
+    EBUSY,
+    EFAULT,
+    EINVAL,
+    ENOMEM,
+    EngineError,
+    KernelError,
+    PropertyFailed,
+)
 from svm_actors.engine.signalling import might_fault
 from svm_actors.mm.messages import IntervalNotifierInsert, IntervalNotifierRemove
 from svm_actors.mm.mmu_notifier import FinishObject, IntervalNotifier, NotifierRange
@@ -108,12 +118,13 @@ class Userptr:
 
     def piece(self, offset: int, npages: int) -> Userptr:
         """For a vma that is what stays of a cut one: a subscription and pages of its own."""
-        return Userptr(self.owner, self.start + offset, npages, self.read_only)
+        return type(self)(self.owner, self.start + offset, npages, self.read_only)
 
     async def attach(self, vma: UserptrVma) -> None:
         """xe_userptr_setup and the first pin: subscribe for this vma, then get the pages; under vm.lock.
 
-        -EINVAL the address space is gone, and what :meth:`pin_pages` raises; to be removed all the same.
+        -EINVAL the address space is gone, and what :meth:`pin_pages` raises, but -ENOMEM where that is -EBUSY, which
+        for a bind means a user fence (gpusvm section 7); to be removed all the same.
         """
         owner = self.owner
         self.vma = vma
@@ -121,7 +132,10 @@ class Userptr:
         await owner.core.call(IntervalNotifierInsert(self.notifier, owner.mm, self.start, self.npages))
         self.subscribed = True
         owner.live[self] = None
-        await self.pin_pages()
+        try:
+            await self.pin_pages()
+        except EBUSY:
+            raise ENOMEM from None
 
     # -- pages -------------------------------------------------------------------------------
 
@@ -136,9 +150,12 @@ class Userptr:
             return
         might_fault(self.engine, self.name)
         owner, end = self.owner, self.start + self.npages
-        ctx = GpusvmCtx(read_only=self.read_only)
-        await owner.pages.get_pages(self.pages, owner.mm, self.notifier, self.start, end, ctx)
+        await owner.pages.get_pages(self.pages, owner.mm, self.notifier, self.start, end, self.ctx())
         self.engine.count("userptr.pin")
+
+    def ctx(self) -> GpusvmCtx:
+        """No owner: device pages come home."""
+        return GpusvmCtx(read_only=self.read_only)
 
     def stale(self) -> bool:
         """xe_vma_userptr_check_repin: the pages are not, or no longer, those of the process.
@@ -246,6 +263,8 @@ class Userptr:
 
 class VmUserptr:
     """vm->userptr: the lists of one VM, and how its userptrs become valid again."""
+
+    userptr_class = Userptr
 
     def __init__(self, vm: UserptrHost) -> None:
         """-EINVAL when the VM has no process."""
@@ -367,4 +386,5 @@ def new_userptr(vm: UserptrHost, start: int, npages: int, *, read_only: bool = F
         vm.userptr = VmUserptr(vm)
     lists = vm.userptr
     assert isinstance(lists, VmUserptr)
-    return Userptr(lists, start, npages, read_only)
+    kind: type[Userptr] = vm.device.parts.of(lists.userptr_class)
+    return kind(lists, start, npages, read_only)

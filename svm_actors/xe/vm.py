@@ -7,7 +7,8 @@ by callbacks under notifier_lock for write (SVM-R22).
 The VM is referenced by its creator, by every range and by every fault in service.
 
 Simplified: fault mode only; no exec queues (programs run on the compute engine directly), so whoever
-closes a VM with programs running gets their faults refused; no device removal.
+closes a VM with programs running gets their faults refused; no device removal.  A VM with mirror vmas of
+its own choice, and others beside them, is :class:`svm_actors.xe.fault_vm.XeFaultVm`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from svm_actors.engine.errors import EINVAL, ENOENT, EngineError, PropertyFailed
+from svm_actors.dma_buf.fence import Fence
+from svm_actors.engine.errors import EINVAL, ENOENT, EPERM, EngineError, PropertyFailed
 from svm_actors.engine.locks import RwSem
+from svm_actors.gpu.fault import Access, PageFault
 from svm_actors.gpu.gpu import Gpu
-from svm_actors.gpu.page_table import GpuPageTable
+from svm_actors.gpu.page_table import GpuPageTable, GpuPte
 from svm_actors.gpu.program import Instruction, Result
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.xe.resv import VmResv
-from svm_actors.xe.svm_range import XeSvmRange
+from svm_actors.xe.svm_fault import handle_pagefault
 from svm_actors.xe.vm_vma import XeVma
 from svm_actors.xe.write_bit import POLICIES
 
@@ -164,7 +167,7 @@ class XeVm:
         if not self.refs:
             self.device.live_vms -= 1
 
-    def find_vma(self, vpn: int) -> XeVma:
+    def mirror_vma(self, vpn: int) -> XeVma:
         """xe_vm_find_vma_by_addr, the cached one first; vm->lock held.  -EINVAL."""
         self.lock.assert_held()
         cached = self.last_fault_vma
@@ -175,7 +178,19 @@ class XeVm:
                 return vma
         raise EINVAL
 
+    def entries_change(
+        self, start: int, end: int, entries: tuple[tuple[int, GpuPte], ...], fence: Fence | None
+    ) -> None:
+        """Nobody but SVM writes entries here, so nobody needs to know."""
+
     # -- use -------------------------------------------------------------------------
+
+    async def serve(self, fault: PageFault) -> None:
+        """xe_pagefault_handle_vma.  -EINVAL no GPU VMA, -EPERM it is read-only, and what the handler says."""
+        vma = self.mirror_vma(fault.vpn)
+        check_access(vma.read_only, fault)
+        await handle_pagefault(self.svm, vma, fault)
+        self.last_fault_vma = vma
 
     async def run(self, program: Sequence[Instruction]) -> list[Result]:
         """Run a program on the compute engine.  -ENOENT closed VM, -EINVAL bad program."""
@@ -194,7 +209,7 @@ class XeVm:
         self.vmas.clear()
         self.last_fault_vma = None
         self.free_page_tables()
-        await self._fini_svm()
+        await self.svm.fini()
         self.lock.release()
         await self._erase_asid()
         self.put()
@@ -227,14 +242,6 @@ class XeVm:
         self.device.gpu.detach_vm(self.asid)
         self.pt.freed = True
 
-    async def _fini_svm(self) -> None:
-        """Step 13, vm->lock held for write: unmap every range, then end the gpusvm."""
-        gpusvm = self.svm.gpusvm
-        for range_ in gpusvm.ranges(0, TASK_PAGES):
-            assert isinstance(range_, XeSvmRange)
-            await gpusvm.unmap_pages(range_.pages)
-        await gpusvm.fini()
-
     async def _erase_asid(self) -> None:
         """Step 14: last, so that late faults find the VM and see that it is closed (SVM-R47)."""
         await self.engine.step("write", self.device, "asid")
@@ -242,6 +249,12 @@ class XeVm:
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.mm.name}>"
+
+
+def check_access(read_only: bool, fault: PageFault) -> None:
+    """-EPERM: anything but a read of a read-only GPU VMA."""
+    if read_only and fault.access is not Access.READ:
+        raise EPERM
 
 
 def check_config(config: XeVmConfig) -> None:

@@ -10,8 +10,10 @@ sees the mapping, which includes the TLB flush.  Binds on one queue complete in 
 queues do not, but for page tables they share and moves of memory.  The kernel does not order an
 unbind behind jobs that use the mapping: whoever unbinds says so with an in-sync (VMB-R12).
 
-Simplified: always asynchronous, as Xe is; no memory regions to prefetch to, so PREFETCH makes resident and
-writes entries again.
+What is different in fault mode is in :mod:`svm_actors.xe.fault_bind`.
+
+Simplified: always asynchronous, as Xe is.  Without faults there are no memory regions to prefetch to, so PREFETCH
+makes resident and writes entries again.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from svm_actors.dma_buf.fence import Fence
 from svm_actors.dma_buf.unwrap import merge
 from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm import OpMap
-from svm_actors.engine.errors import EBUSY, EINVAL, KernelError
-from svm_actors.xe.bind_ops import BindOps, OpKind
+from svm_actors.engine.errors import EAGAIN, EBUSY, EINVAL, KernelError
+from svm_actors.xe.bind_ops import BindOps, OpKind, XeOp
 from svm_actors.xe.bind_vma import XeBindVma
 from svm_actors.xe.preempt_fence import add_preempt_fences
 from svm_actors.xe.pt_bind import FENCES_PER_BIND, PtBind
@@ -46,6 +48,7 @@ class BindKind(enum.Enum):
 
     MAP = "map"
     MAP_USERPTR = "map_userptr"
+    MAP_MIRROR = "map_mirror"
     UNMAP = "unmap"
     UNMAP_ALL = "unmap_all"
     PREFETCH = "prefetch"
@@ -83,6 +86,10 @@ class BindOp:
     """MAP: first page inside the object.  MAP_USERPTR: first page of the process's memory."""
     flags: int = 0
     """:class:`BindFlag` bits; anything else is refused."""
+    region: str | None = None
+    """PREFETCH in fault mode: ``vram`` or ``system``; None: wherever it belongs."""
+    placement: str = "vram"
+    """MAP_MIRROR: preferred location of its pages, ``vram`` or ``system``."""
 
 
 async def vm_bind(
@@ -91,8 +98,20 @@ async def vm_bind(
     """DRM_IOCTL_XE_VM_BIND.
 
     -EINVAL bad argument, -ENOENT closed or banned VM, -EOPNOTSUPP sync of the wrong kind, -EFAULT user memory
-    that is not there, -EBUSY a user fence of what goes is not signaled, -ENOMEM.
+    that is not there, -EBUSY a user fence of what goes is not signaled, -ENOMEM.  In fault mode -EAGAIN, after
+    which user space's wrapper calls again, never gets out of here.
     """
+    while True:
+        await vm.before_bind()
+        try:
+            async with vm.device.power.gate:
+                await _vm_bind(vm, ops, queue, syncs)
+            return
+        except EAGAIN:
+            vm.engine.count("bind.again")
+
+
+async def _vm_bind(vm: XeBindVm, ops: Sequence[BindOp], queue: BindQueue | None, syncs: Sequence[Sync]) -> None:
     await vm.lock.write()
     try:
         for op in ops:
@@ -102,7 +121,7 @@ async def vm_bind(
         vm.check_open()
         parsed = SyncList.parse(syncs, lr=vm.lr)
         try:
-            ioctl = Ioctl(vm, queue or vm.default_queue, parsed)
+            ioctl = vm.ioctl_class(vm, queue or vm.default_queue, parsed)
             await ioctl.run(ops)
         finally:
             parsed.cleanup()
@@ -119,6 +138,8 @@ def check(vm: XeBindVm, op: BindOp) -> None:
             raise EINVAL
         return
     vm.gpuvm.check_range(op.addr, op.npages)
+    if (op.kind is BindKind.MAP_MIRROR or op.region is not None) and not vm.faulting:
+        raise EINVAL
     null = bool(op.flags & BindFlag.NULL)
     if null and (op.kind is not BindKind.MAP or op.bo is not None):
         raise EINVAL
@@ -140,12 +161,14 @@ def check_map(vm: XeBindVm, op: BindOp) -> None:
 class Ioctl:
     """One call, from the array to the fences."""
 
+    ops_class = BindOps
+
     def __init__(self, vm: XeBindVm, queue: BindQueue, syncs: SyncList) -> None:
         self.vm = vm
         self.engine = vm.engine
         self.queue = queue
         self.syncs = syncs
-        self.bind_ops = BindOps(vm)
+        self.bind_ops = vm.device.parts.of(self.ops_class)(vm)
         self.array = False
         """More than one operation was asked for."""
 
@@ -177,16 +200,19 @@ class Ioctl:
         gpuvm = self.vm.gpuvm
         match op.kind:
             case BindKind.MAP | BindKind.MAP_USERPTR:
-                await self._map(op)
+                await self.map(op)
             case BindKind.UNMAP:
                 await self.bind_ops.commit(gpuvm.sm_unmap_ops_create(op.addr, op.npages), None)
             case BindKind.UNMAP_ALL:
                 await self._unmap_all(op)
             case BindKind.PREFETCH:
                 await self.bind_ops.commit(gpuvm.prefetch_ops_create(op.addr, op.npages), None)
+            case BindKind.MAP_MIRROR:
+                raise EINVAL
 
-    async def _map(self, op: BindOp) -> None:
-        vma = await self._new_vma(op)
+    async def map(self, op: BindOp) -> None:
+        """A new vma in the place of what is there."""
+        vma = await self.new_vma(op)
         committed = len(self.bind_ops.ops)
         try:
             made = self.vm.gpuvm.sm_map_ops_create(OpMap(op.addr, op.npages, vma.obj, vma.offset))
@@ -199,7 +225,7 @@ class Ioctl:
                 self.vm.destroy_on(vma, None)
             raise
 
-    async def _new_vma(self, op: BindOp) -> XeBindVma:
+    async def new_vma(self, op: BindOp) -> XeBindVma:
         """xe_vma_create; user memory is pinned here, before any reservation is taken.  -EFAULT."""
         userptr = None
         read_only = bool(op.flags & BindFlag.READONLY)
@@ -253,14 +279,17 @@ class Ioctl:
         for obj in self.bind_ops.objects():
             await exec_.prepare_obj(obj, FENCES_PER_BIND)
         for op in self.bind_ops.ops:
-            if op.kind is OpKind.UNMAP:
-                continue
-            for vma in (op.vma, *op.new_vmas()):
-                if vma.bo is not None:
-                    await vma.bo.validate(exec_, evict_own=not self.array)
+            if op.kind is not OpKind.UNMAP:
+                await self.validate_op(op, exec_)
         # Validation has used slots of its own.
         for locked in exec_.objects:
             locked.resv.reserve(FENCES_PER_BIND + len(vm.exec_queues))
+
+    async def validate_op(self, op: XeOp, exec_: DrmExec) -> None:
+        """Make resident what the operation will write entries of."""
+        for vma in (op.vma, *op.new_vmas()):
+            if vma.bo is not None:
+                await vma.bo.validate(exec_, evict_own=not self.array)
 
     def check_user_fences(self) -> None:
         """-EBUSY: what goes away has a user fence that is still to be written (VMB-R28)."""

@@ -1,8 +1,8 @@
-"""xe_vm in the modes where user space binds: dma-fence and long-running (vm_bind sections 1, 2, 4, 12).
+"""xe_vm that user space fills with VM_BIND: dma-fence and long-running mode (vm_bind sections 1, 2, 4, 12).
 
 ``mode="dma_fence"``: jobs end with a dma-fence; an exec makes everything resident before its job is
 queued.  ``mode="lr"``: queues run for ever and are stopped with preempt fences; the rebind worker
-brings everything back.  The fault mode is :class:`svm_actors.xe.vm.XeVm`.
+brings everything back.  The fault mode is :class:`svm_actors.xe.fault_vm.XeFaultVm`, made of this one.
 
 Locks, outermost first: ``vm.lock``, the reservations (one ww ticket for the VM's and those of external
 objects), ``vm.notifier_lock``.  ``vm.resv_dma`` protects residency of local objects, ``rebind_list``, the
@@ -21,7 +21,7 @@ from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm import DrmGemObject, DrmGpuvm, DrmGpuvmBo, GpuvmFlags, GpuvmOps
 from svm_actors.drm.sched_work import Work, Workqueue
 from svm_actors.engine.errors import EINVAL, ENOENT, EngineError, PropertyFailed
-from svm_actors.engine.locks import RwSem, WaitQueue
+from svm_actors.engine.locks import RwSem
 from svm_actors.gpu.page_table import GpuPageTable
 from svm_actors.xe.bind_queue import BindQueue
 from svm_actors.xe.bind_vma import XeBindVma
@@ -29,6 +29,10 @@ from svm_actors.xe.exec_hooks import hooks_of
 from svm_actors.xe.exec_vm import VmExecs
 from svm_actors.xe.pt_tree import PtTree
 from svm_actors.xe.range_fence import RangeFenceTree
+from svm_actors.xe.scratch import drop_scratch, use_scratch
+from svm_actors.xe.validation import keeping_out
+from svm_actors.xe.vm_bind import Ioctl
+from svm_actors.xe.wait_user_fence import UfenceQueue
 
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence import Fence
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from svm_actors.mm.mm_struct import Mm
     from svm_actors.xe.device import XeDevice
 
-Mode = Literal["dma_fence", "lr"]
+Mode = Literal["dma_fence", "lr", "fault"]
 
 VM_PAGES = 1 << 36
 """A 48-bit address space."""
@@ -45,6 +49,8 @@ VM_PAGES = 1 << 36
 
 class XeBindVm:
     """One VM that is bound by hand.  Make it with :meth:`create`."""
+
+    ioctl_class = Ioctl
 
     def __init__(self, device: XeDevice, mm: Mm | None, asid: int, mode: Mode) -> None:
         engine = device.engine
@@ -56,12 +62,12 @@ class XeBindVm:
         self.mode: Mode = mode
         self.name = f"{device.gpu.name}.vm{asid}"
         self.lock = RwSem(engine, f"{self.name}.lock", "vm_lock")
-        self.notifier_lock = RwSem(engine, f"{self.name}.notifier_lock", "notifier_lock")
+        self.notifier_lock = self.new_notifier_lock()
         """Read by whoever publishes a fence after a last look at user memory, write by notifiers (VMB-R01)."""
         self.resv_dma = DmaResv(engine, self.name)
         self.r_obj = DrmGemObject(engine, f"{self.name}.resv", self.resv_dma)
         """Lends the reservation to the gpuvm and to local objects."""
-        self.gpuvm = DrmGpuvm(
+        self.gpuvm = device.parts.of(DrmGpuvm)(
             engine,
             self.name,
             self.r_obj,
@@ -73,7 +79,7 @@ class XeBindVm:
         self.gpuvm.driver_set_lock(self.lock)
         self.page_table = GpuPageTable(f"{self.name}.pt")
         self.pt_tree = PtTree(engine, self.name)
-        self.range_fences = RangeFenceTree(engine, self.name)
+        self.range_fences = device.parts.of(RangeFenceTree)(engine, self.name)
         self.rebind_list: dict[XeBindVma, None] = {}
         """Vmas whose entries must be written again before the next job; protected by ``resv_dma``."""
         self.userptr: Any = None
@@ -95,28 +101,39 @@ class XeBindVm:
         self.inject_contention = False
         """Locks of a bind may fail with -EDEADLK for no reason: a data choice."""
         self.destroy_wq = Workqueue(engine, f"{self.name}.destroy", ordered=False)
-        self.ufence_wq = WaitQueue(engine, f"{self.name}.ufence")
-        """Woken when a user fence was written."""
+        self.ufence_wq = UfenceQueue(engine, f"{self.name}.ufence")
+        """Who waits for user fences: of binds, of execs, or for the death of a queue."""
         self.default_queue = self.create_bind_queue()
         self.execs = VmExecs(self, device, hooks_of(self))
         """What exec queues and the rebind worker keep in the VM."""
 
     @classmethod
-    async def create(cls, device: XeDevice, mm: Mm | None, mode: str) -> XeBindVm:
+    async def create(cls, device: XeDevice, mm: Mm | None, mode: str, *, scratch: bool = False) -> XeBindVm:
         """xe_vm_create.  -EINVAL for a mode that does not exist."""
         if mode not in ("dma_fence", "lr"):
             raise EINVAL
         await device.engine.step("alloc", device, "vm")
         vm = cls(device, mm, device.new_asid(), "lr" if mode == "lr" else "dma_fence")
+        if scratch:
+            use_scratch(vm.page_table)
         device.add_bind_vm(vm)
         return vm
+
+    def new_notifier_lock(self) -> RwSem:
+        """The one lock of all notifiers of this VM."""
+        return RwSem(self.engine, f"{self.name}.notifier_lock", "notifier_lock")
 
     # -- state ---------------------------------------------------------------------------
 
     @property
     def lr(self) -> bool:
-        """Long-running mode."""
-        return self.mode == "lr"
+        """Long-running: jobs publish no dma-fence.  With preempt fences, or with page faults."""
+        return self.mode != "dma_fence"
+
+    @property
+    def faulting(self) -> bool:
+        """Page faults are served: what is not bound is bound when it is touched."""
+        return self.mode == "fault"
 
     @property
     def gpu(self) -> Gpu:
@@ -149,7 +166,9 @@ class XeBindVm:
             queue.kill()
 
     def create_bind_queue(self) -> BindQueue:
-        """A bind queue: binds on one end in order, binds on different ones do not."""
+        """A bind queue: binds on one end in order, binds on different ones do not.  -ENOENT once closed."""
+        if not self.size:
+            raise ENOENT
         queue = BindQueue(self, f"{self.name}.bind{len(self.bind_queues)}")
         self.bind_queues.append(queue)
         return queue
@@ -165,6 +184,10 @@ class XeBindVm:
         va = self.gpuvm.va_find_first(vpn, 1)
         assert va is None or isinstance(va, XeBindVma)
         return va
+
+    def expects_entry(self, vma: XeBindVma, _vpn: int) -> bool:
+        """For oracles: at rest, may a page of this vma have an entry?"""
+        return vma.valid
 
     async def _validate(self, vm_bo: DrmGpuvmBo, exec_: DrmExec) -> None:
         """xe_gpuvm_validate: the object's vmas must be bound again, and the object made resident first."""
@@ -198,11 +221,13 @@ class XeBindVm:
         await self.execs.flush()
         for queue in [*self.exec_queues]:
             await queue.destroy()
+        await self.stop_faulting()
         for bind_queue in self.bind_queues:
             await bind_queue.kill()
         async with self.lock.writing():
             await self.remove_vmas()
             self.free_page_tables()
+            await self.fini_svm()
         await self.engine.step("write", self.device, "asid")
         del self.device.bind_vms[self.asid]
         await self.gpuvm.put()
@@ -212,13 +237,31 @@ class XeBindVm:
         async with self.lock.writing():
             if not self.size:
                 raise EngineError(f"{self.name} is closed twice")
-            async with self.notifier_lock.reading():
-                self.size = 0
-            await self.resv_dma.wait(Usage.BOOKKEEP)
-            await self.engine.step("pte_write", self.page_table)
-            self.page_table.clear_range(0, VM_PAGES)
-            inval = self.device.tlb_inval
-            await inval.wait(await inval.submit(self.asid, 0, VM_PAGES))
+            await self.nuke()
+
+    async def nuke(self) -> None:
+        """Notifiers do not look at page tables in these modes, so they may come in as soon as the mark is set."""
+        async with self.notifier_lock.reading():
+            self.size = 0
+        await self.clear_root()
+
+    async def clear_root(self) -> None:
+        """Nothing pending, no entry, no translation."""
+        await self.resv_dma.wait(Usage.BOOKKEEP)
+        await self.engine.step("pte_write", self.page_table)
+        self.page_table.clear_range(0, VM_PAGES)
+        drop_scratch(self.page_table)
+        inval = self.device.tlb_inval
+        await inval.wait(await inval.submit(self.asid, 0, VM_PAGES))
+
+    async def before_bind(self) -> None:
+        """Fault mode only: what has to be finished before a bind looks at the VM; no lock held."""
+
+    async def stop_faulting(self) -> None:
+        """Fault mode only: no garbage collector any more, the device memory is left; no lock held."""
+
+    async def fini_svm(self) -> None:
+        """Fault mode only: the end of the gpusvm, after the page tables; vm.lock for write."""
 
     async def remove_vmas(self) -> None:
         """VMB-R25: external ones are contested: an eviction that holds the object's lock may be walking them."""
@@ -242,6 +285,10 @@ class XeBindVm:
 
     async def unlink_locked(self, vma: XeBindVma) -> None:
         """Off the object's list and the VM's lists, with both reservations."""
+        async with keeping_out(self.device.region.vram):
+            await self._unlink_locked(vma)
+
+    async def _unlink_locked(self, vma: XeBindVma) -> None:
         obj = vma.obj
         assert obj is not None
         with DrmExec(self.engine, f"{self.name}.unlink", ignore_duplicates=True) as exec_:

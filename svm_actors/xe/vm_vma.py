@@ -1,7 +1,9 @@
 """GPU VMAs, as far as SVM needs them: spans of a VM that mirror the CPU address space (RULE-33).
 
-Simplified: a VM is born with one mirror VMA over everything; VM_BIND, madvise attributes other than the
-preferred location, and VMAs backed by objects or userptr come later.
+A VM that mirrors everything is born with one of them; a VM filled with VM_BIND has one inside each
+:class:`~svm_actors.xe.bind_vma.XeBindVma` that was mapped with CPU_ADDR_MIRROR.
+
+Simplified: of the madvise attributes only the preferred location.
 """
 
 from __future__ import annotations
@@ -27,6 +29,14 @@ class XeVma:
     """The GPU may only read."""
     preferred_loc: str = "vram"
     """``vram`` (DEFAULT_DEVICE: the memory of the faulting device) or ``system`` (DEFAULT_SYSTEM)."""
+
+    def part(self, start: int, end: int) -> XeVma:
+        """What stays of it, with its attributes."""
+        return attrs.evolve(self, start=start, end=end)
+
+    def preferring(self, location: str) -> XeVma:
+        """The same with another preferred location."""
+        return attrs.evolve(self, preferred_loc=location)
 
     def preferred_pagemap(self, device: XeDevice) -> DrmPagemap | None:
         """xe_vma_resolve_pagemap: the region pages should be in; None is system memory."""

@@ -28,6 +28,14 @@ T = TypeVar("T", bound=Callable[..., Any])
 RANDOM_SCHEDULES = 50
 """How many seeds of the random walk a case must survive, besides the default schedule."""
 
+RAN: list[int] = []
+"""How many random schedules the test under way has run, each time it ran some; the conftest looks."""
+
+
+def note_schedules(count: int) -> None:
+    """A scenario has survived the default schedule and so many random ones."""
+    RAN.append(count)
+
 
 # -- the table ---------------------------------------------------------------------------
 
@@ -46,6 +54,8 @@ class Case:
     """Function that checks it, as ``module::function``; None when it does not apply."""
     reason: str = ""
     """Why it does not apply."""
+    schedules: int = 0
+    """Random schedules that every run of the test must have."""
 
     @property
     def verdict(self) -> str:
@@ -64,11 +74,11 @@ def _record(row: Case) -> None:
         raise ValueError(f"{row.suite} {row.id} is claimed by {known.test or 'a reason'} and {row.test or 'a reason'}")
 
 
-def case(suite: str, id: str, name: str) -> Callable[[T], T]:  # noqa: A002 -- the catalogue's word
-    """This test stands for that case.  One test may carry several."""
+def case(suite: str, id: str, name: str, schedules: int = RANDOM_SCHEDULES) -> Callable[[T], T]:  # noqa: A002 -- the catalogue's word
+    """This test stands for that case, with so many random schedules.  One test may carry several."""
 
     def mark(test: T) -> T:
-        row = Case(suite, id, name, f"{test.__module__}::{test.__qualname__}")
+        row = Case(suite, id, name, f"{test.__module__}::{test.__qualname__}", schedules=schedules)
         _record(row)
         test.cases = [row, *getattr(test, "cases", ())]  # type: ignore[attr-defined]
         return test
@@ -113,6 +123,7 @@ def on_all_schedules(program: Program, *, seeds: int = RANDOM_SCHEDULES, **optio
         except BaseException as error:
             error.add_note(f"schedule: {chooser.name} {getattr(chooser, 'seed', '')}")
             raise
+    note_schedules(seeds)
     return engines
 
 

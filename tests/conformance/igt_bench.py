@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cases import note_schedules
+
+from svm_actors.explore.run import Run
 from svm_actors.explore.run import run as run_world
 from svm_actors.gpu.program import Store
 from svm_actors.world import BindVm, Config, UserSyncobj, World
@@ -24,14 +27,18 @@ SCHEDULES = 50
 Scenario = Callable[[World], Coroutine[Any, Any, None]]
 
 
-def hold(scenario: Scenario, schedules: int = SCHEDULES, **config: Any) -> None:
-    """The default schedule and random ones, with every oracle and the leak count."""
+def hold(scenario: Scenario, schedules: int = SCHEDULES, **config: Any) -> list[Run]:
+    """The default schedule and random ones, with every oracle and the leak count; answers the runs."""
+    runs = []
     for seed in range(schedules + 1):
         strategy = "random" if seed else "fifo"
         result = run_world(
             scenario, seed=seed, strategy=strategy, config=Config(**config), backend="direct", digest=False
         )
         assert result.failure is None, f"{strategy} {seed}: {result.failure}"
+        runs.append(result)
+    note_schedules(schedules)
+    return runs
 
 
 class Bench:

@@ -39,7 +39,7 @@ def refuses(buddy: Buddy, npages: int, **how: object) -> None:
     assert buddy.statistics() == before
 
 
-@case(SUITE, "B1", "alloc_limit")
+@case(SUITE, "B1", "alloc_limit", schedules=0)
 def test_alloc_limit() -> None:
     buddy = Buddy((2**64 - 1) // CHUNK)
     assert buddy.max_order == MAX_ORDER == 51
@@ -49,7 +49,7 @@ def test_alloc_limit() -> None:
         Buddy(2**64 // CHUNK)
 
 
-@case(SUITE, "B2", "alloc_optimistic")
+@case(SUITE, "B2", "alloc_optimistic", schedules=0)
 def test_alloc_optimistic() -> None:
     buddy = Buddy(2**17 - 1)
     assert buddy.max_order == 16
@@ -62,7 +62,7 @@ def test_alloc_optimistic() -> None:
     buddy.fini()
 
 
-@case(SUITE, "B3", "alloc_pessimistic")
+@case(SUITE, "B3", "alloc_pessimistic", schedules=0)
 def test_alloc_pessimistic() -> None:
     top = 16
     buddy = Buddy(1 << top)
@@ -79,7 +79,7 @@ def test_alloc_pessimistic() -> None:
     assert buddy.alloc_blocks(1 << top) == [Block(0, top)]
 
 
-@case(SUITE, "B4", "alloc_contiguous")
+@case(SUITE, "B4", "alloc_contiguous", schedules=0)
 def test_alloc_contiguous() -> None:
     buddy = Buddy(16 * 3)
     thirds: tuple[list[Block], list[Block], list[Block]] = ([], [], [])
@@ -118,7 +118,7 @@ def test_alloc_contiguous_needs_no_buddies() -> None:
 # -- B5: cleared memory ------------------------------------------------------------------
 
 
-@case(SUITE, "B5", "alloc_clear")
+@case(SUITE, "B5", "alloc_clear", schedules=0)
 def test_alloc_clear() -> None:
     prefers_the_kind_asked_for_and_then_makes_do()
     merges_kinds_by_force()
@@ -186,7 +186,7 @@ def fini_merges_each_root() -> None:
 # -- B6: windows -------------------------------------------------------------------------
 
 
-@case(SUITE, "B6", "alloc_range_bias")
+@case(SUITE, "B6", "alloc_range_bias", schedules=0)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_alloc_range_bias(seed: int) -> None:
     random = Random(f"alloc_range_bias/{seed}")

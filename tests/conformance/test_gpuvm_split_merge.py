@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from cases import case, on_all_schedules, run_once
+from cases import case, on_all_schedules
 
 from svm_actors.dma_buf.resv import DmaResv
 from svm_actors.drm.gpuvm import (
@@ -31,7 +31,6 @@ from svm_actors.drm.gpuvm import (
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EINVAL
 from svm_actors.engine.locks import RwSem
-from svm_actors.explore.strategies import make
 
 Mapping = tuple[int, int, str | None, int]
 """First address, length, name of the object (None: no object), offset: how the tables write it."""
@@ -392,7 +391,7 @@ def test_addresses_vacated_by_a_remap(start: int, length: int, vacated: tuple[in
         assert isinstance(op, OpRemap)
         assert op.unmapped() == vacated
 
-    run_once(program, make("fifo", 0))
+    on_all_schedules(program)
 
 
 @case("vm_bind_8", "P1", "prefetch")
@@ -404,7 +403,7 @@ def test_prefetch_is_never_split_or_clipped() -> None:
         assert vm.prefetch_ops_create(20, 2).ops == []
         assert len(vm.tree) == 3
 
-    run_once(program, make("fifo", 0))
+    on_all_schedules(program)
 
 
 @case("vm_bind_8", "B1", "object unmap-all")
@@ -425,7 +424,7 @@ def test_unmap_all_of_an_object() -> None:
             obj.resv.unlock()
         assert bench.mappings() == [(22, 4, "b", 0)]
 
-    run_once(program, make("fifo", 0))
+    on_all_schedules(program)
 
 
 MIRROR: tuple[Mapping, ...] = ((0, 40, None, 0), (40, 40, None, 0), (80, 40, None, 0))
@@ -507,4 +506,4 @@ def test_range_check(start: int, length: int) -> None:
         with pytest.raises(EINVAL):
             vm.va_insert(DrmGpuva(start, length))
 
-    run_once(program, make("fifo", 0))
+    on_all_schedules(program)

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from svm_actors.explore.determinism import digest
+from svm_actors.explore.labels import MAX_BYTES, Label, unpack_labels
 from svm_actors.explore.packing import MAX_CHOICES, PackingError, pack, unpack
 from svm_actors.explore.token import Token, TokenError, decode, encode
 
@@ -28,6 +29,26 @@ def recorded_choices(draw: st.DrawFn) -> dict[str, tuple[int, ...]]:
         "arities": tuple(arities),
         "choices": tuple(draw(st.integers(0, arity - 1)) for arity in arities),
     }
+
+
+names = st.sampled_from(["main", "main/cpu.0", "main/cpu.1/3:Munmap.0", "core_mm", "gpu0.tlb_inval"])
+
+
+@st.composite
+def recorded_labels(draw: st.DrawFn, arities: tuple[int, ...]) -> tuple[Label, ...]:
+    """One label per choice, of a schedule choice where so many names can be had."""
+    found = []
+    for arity in arities:
+        schedule = arity <= 4 and draw(st.booleans())
+        options = draw(st.lists(names, min_size=arity, max_size=arity, unique=True)) if schedule else []
+        found.append(Label(draw(names), draw(printable), tuple(options)))
+    return tuple(found)
+
+
+@st.composite
+def labelled_tokens(draw: st.DrawFn) -> Token:
+    plain = draw(tokens())
+    return msgspec.structs.replace(plain, labels=draw(recorded_labels(plain.arities)))
 
 
 @st.composite
@@ -121,6 +142,69 @@ def test_on_one_line() -> None:
     assert decode(" ".join(encode(token()).split())) == token()
 
 
+# -- labels ----------------------------------------------------------------------------
+
+
+@given(labelled_tokens())
+def test_labels_come_back(original: Token) -> None:
+    text = encode(original)
+    assert text.splitlines()[0] == f"svm-actors-token v{2 if original.labels else 1}"
+    assert decode(text) == original
+    assert encode(decode(text)) == text
+
+
+def test_labels_stay_small() -> None:
+    """A thousand choices between the same eight tasks: a few bytes each at most."""
+    options = tuple(f"main/cpu.{number}/CpuFault.0" for number in range(8))
+    labels = tuple(Label(options[index % 8], "lock p0.mmap_lock", options[: 2 + index % 7]) for index in range(1000))
+    arities = tuple(len(label.options) for label in labels)
+    plain = token(choices=tuple(index % 2 for index in range(1000)), arities=arities)
+    assert len(encode(msgspec.structs.replace(plain, labels=labels))) < len(encode(plain)) + 1_000
+
+
+LABEL = Label("main", "start", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ((LABEL,), "expected a label for each of 2 choices, found 1"),
+        ((LABEL, Label("main", "start", ("a", "b"))), "expected 3 candidates in the label of choice 1, found 2"),
+        ((LABEL, Label("main", "start", ("a", "b", "a"))), "expected different names among the candidates"),
+        ((LABEL, Label("", "start", ("a", "b", "c"))), "expected 1 to 4096 printable characters in a label"),
+        ((LABEL, Label("main", "a\x1b", ("a", "b", "c"))), "expected 1 to 4096 printable characters in a label"),
+        ((LABEL, Label("main", "x" * 5000, ("a", "b", "c"))), "expected 1 to 4096 printable characters in a label"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: tuple[Label, ...], message: str) -> None:
+    with pytest.raises(TokenError, match=message):
+        encode(token(choices=(0, 0), arities=(2, 3), labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        (None, "expected deflated labels, found other bytes"),
+        (b"", "expected a table of labels"),
+        (msgspec.msgpack.encode([["main"], [0, 0, 2]]), "expected a kind below 2"),
+        (msgspec.msgpack.encode([["main"], [1, 0, 0]]), "expected a name below 1"),
+        (msgspec.msgpack.encode([["main"], [0, 0]]), "expected a kind below 2 in a label, found -1"),
+        (msgspec.msgpack.encode([["main"], [0, 0, 1, 0, 1, 1, 0]]), "expected a place below 1"),
+        (msgspec.msgpack.encode([["main"], [0, 0, 0, 0]]), "expected labels of 1 choices, found more"),
+        (msgspec.msgpack.encode([["main", "more"], [0, 0, 0]]), "expected labels as they are written"),
+    ],
+)
+def test_labels_that_nobody_wrote_are_refused(wire: bytes | None, message: str) -> None:
+    packed = b"\0\0" if wire is None else zlib.compress(wire, 9)
+    with pytest.raises(PackingError, match=message):
+        unpack_labels(packed, 1)
+
+
+def test_labels_are_not_inflated_without_bound() -> None:
+    with pytest.raises(PackingError, match="expected exactly one deflated table"):
+        unpack_labels(zlib.compress(bytes(MAX_BYTES + 2), 9), 1)
+
+
 # -- damage ----------------------------------------------------------------------------
 
 
@@ -177,10 +261,10 @@ def test_text_before_the_token_is_refused(head: str) -> None:
     refused(head + encode(token()))
 
 
-@pytest.mark.parametrize("version", ["0", "2", "01", "99999999999999999999999999999999999"])
+@pytest.mark.parametrize("version", ["0", "3", "01", "99999999999999999999999999999999999"])
 def test_unknown_version(version: str) -> None:
     text = encode(token()).replace("token v1", f"token v{version}", 1)
-    assert refused(text).startswith("expected token format v1, found v")
+    assert refused(text).startswith("expected token format v1 or v2, found v")
 
 
 @pytest.mark.parametrize(

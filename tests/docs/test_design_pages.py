@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+GENERATED = ROOT / "docs" / "conformance.md"
+"""A row for every case of the suites: looked up, not read."""
 PACKAGE = ROOT / "svm_actors"
 NOT_YET = (ROOT / "docs" / "design" / "not_yet.md").read_text()
 ROWS = dict(re.findall(r"^\| (INV-\d\d) \| (.+) \|$", NOT_YET, re.MULTILINE))
@@ -56,6 +58,6 @@ def test_paths_and_links_exist(page: Path) -> None:
         assert places, f"{page.name}: {name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED], ids=lambda path: path.name)
 def test_pages_are_short(page: Path) -> None:
     assert len(page.read_text().splitlines()) < 200

@@ -117,6 +117,7 @@ def test_commands_and_options_in_the_text_exist() -> None:
     for name in re.findall(r"`svm-actors (\w+)`", README):
         assert name in cli.commands
     options = {option for command in cli.commands.values() for each in command.params for option in each.opts}
+    options |= set(re.findall(r'addoption\("(--[\w-]+)"', (ROOT / "svm_actors/testing/plugin.py").read_text()))
     assert set(re.findall(r"`(--[\w-]+)[ `]", README)) <= options
 
 

@@ -18,7 +18,7 @@ each_script = pytest.mark.parametrize("script", SCENARIOS, ids=lambda path: path
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def test_all_six_are_here() -> None:
+def test_all_twelve_are_here() -> None:
     assert {path.stem for path in SCENARIOS} >= {
         "first_touch",
         "ping_pong",
@@ -26,7 +26,18 @@ def test_all_six_are_here() -> None:
         "eviction_pressure",
         "fork_device_resident",
         "partial_unmap_2m",
+        "pipelined_scenes",
+        "opposite_locks",
+        "lr_preempt",
+        "job_timeout",
+        "userptr_under_munmap",
+        "shared_object_evicted",
     }
+
+
+def test_the_readme_lists_them() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert [path.stem for path in SCENARIOS if f"`{path.name}`" not in readme] == []
 
 
 @each_script
@@ -80,6 +91,8 @@ def test_it_is_a_page_for_newcomers(script: Path) -> None:
         ("lr_preempt", ["VMB-R20", "exec.preempted"]),
         ("opposite_locks", ["exec.retry", "VMB-R05"]),
         ("ping_pong", ["migrate.timeslice", "migrate.to_ram"]),
+        ("userptr_under_munmap", ["VMB-R02", "VMB-R16", "userptr.efault"]),
+        ("shared_object_evicted", ["VMB-R05", "VMB-R06", "FEN-R12"]),
     ],
 )
 def test_it_runs_into_what_it_promises(stem: str, windows: list[str]) -> None:

@@ -137,8 +137,9 @@ def once(scenario: Scenario, seed: int, bugs: tuple[str, ...] = ()) -> Run:
     )
 
 
-def test_every_bug_is_hunted() -> None:
-    assert sorted(HUNTS) == sorted(BUGS)
+def test_every_bug_of_a_mirroring_vm_is_hunted() -> None:
+    """Those of VMs that user space fills are hunted in test_planted_binds.py."""
+    assert sorted(HUNTS) == sorted(bug for bug in BUGS if not bug.startswith(("VMB-", "FEN-")))
 
 
 @pytest.mark.parametrize("bug", sorted(HUNTS))
@@ -165,7 +166,7 @@ def test_without_bugs_nothing_fails(scenario: Scenario) -> None:
 # -- the catalogue and its mechanism ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bug", BUGS.values(), ids=lambda bug: bug.id)
+@pytest.mark.parametrize("bug", [BUGS[bug] for bug in HUNTS], ids=lambda bug: bug.id)
 def test_the_guard_it_removes_exists_and_cites_its_race(bug: Bug) -> None:
     """The entry names a real method, whose docstring names the race or the rule, and the bug."""
     home = {cls.__name__: cls for cls in (XePt, XeSvm, EvictPasses)}

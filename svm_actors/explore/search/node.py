@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import attrs
@@ -55,6 +56,16 @@ class StepNode:
     """Its step, once it is done and ordered; forgotten when the pick changes."""
     tried: list[int] = attrs.field(factory=list)
     """Tasks picked here so far."""
+    mail: tuple[str, str] | None = None
+    """``send`` or ``receive``, and the mailbox, of a step that posts a request or hands one on."""
+    causes: tuple[int, ...] | None = ()
+    """Tasks whose last step had to come before this one; None: every task's."""
+    forced: bool = False
+    """No choice: an actor's loop hands its request on."""
+    allowed: tuple[int, ...] = ()
+    """Tasks whose pick the bound allows."""
+    starts: bool = True
+    """The pick before was of another thread: a bounded search may have to switch here instead of later."""
 
     @property
     def index(self) -> int:
@@ -66,10 +77,15 @@ class StepNode:
         """What the picks up to and including this one have cost."""
         return self.spent + self.costs[self.index]
 
+    def add(self, numbers: Iterable[int]) -> None:
+        """Tasks to pick here, too."""
+        if not self.forced:
+            self.backtrack += [number for number in numbers if number not in self.backtrack]
+
     def pick(self) -> bool:
         """Pick the next task to try; False when there is none left."""
         for number in sorted(self.backtrack):
-            if number not in self.tried and number not in self.sleep:
+            if number not in self.tried and number not in self.sleep and number in self.allowed:
                 self.chosen = number
                 self.tried.append(number)
                 self.footprint = self.event = None
@@ -99,10 +115,14 @@ class DataNode:
 
 
 def costs_of(kind: Cost | None, running: Task | None, candidates: list[Task]) -> tuple[int, ...]:
-    """What picking each candidate costs: leaving a task that could go on, or places skipped."""
+    """What picking each candidate costs: leaving a thread that could go on, or places skipped.
+
+    A request is served on its caller's thread, so going on in the task that serves it is no switch.
+    """
     count = len(candidates)
-    if kind == "preemptions" and running is not None and running.enabled:
-        return tuple(int(task is not running) for task in candidates)
+    if kind == "preemptions" and running is not None:
+        mine = [task.thread is running.thread for task in candidates]
+        return tuple(int(any(mine) and not own) for own in mine)
     if kind == "delays":
         first = first_in_turn(running, candidates)
         return tuple((index - first) % count for index in range(count))

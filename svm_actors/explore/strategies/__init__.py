@@ -15,10 +15,13 @@ from typing import Final
 import attrs
 
 from svm_actors.engine.chooser import Chooser
+from svm_actors.explore.strategies.batch import Batch
 from svm_actors.explore.strategies.delay import Delay
 from svm_actors.explore.strategies.fair_pct import FairPct
 from svm_actors.explore.strategies.fifo import Fifo
 from svm_actors.explore.strategies.pct import Pct, cycled_depth
+from svm_actors.explore.strategies.portfolio import NAME as PORTFOLIO
+from svm_actors.explore.strategies.portfolio import member_of
 from svm_actors.explore.strategies.pos import Pos
 from svm_actors.explore.strategies.profile import DEFAULT_HORIZON, RANDOM_RUNS, Profile
 from svm_actors.explore.strategies.random_walk import RandomWalk
@@ -28,8 +31,10 @@ from svm_actors.explore.strategies.surw import Surw
 from svm_actors.explore.strategies.urw import Urw
 
 __all__ = [
+    "PORTFOLIO",
     "STRATEGIES",
     "Basis",
+    "Batch",
     "Delay",
     "FairPct",
     "Fifo",
@@ -80,6 +85,7 @@ class Basis:
 
 
 STRATEGIES: dict[str, Callable[[Basis], Chooser]] = {
+    Batch.name: lambda basis: Batch(basis.seed),
     Delay.name: lambda basis: Delay(basis.seed, horizon=basis.horizon),
     FairPct.name: lambda basis: FairPct(basis.seed, basis.step_budget // 2, cycled_depth(basis.seed), basis.horizon),
     Fifo.name: lambda basis: Fifo(basis.seed),
@@ -89,6 +95,7 @@ STRATEGIES: dict[str, Callable[[Basis], Chooser]] = {
     RandomPriority.name: lambda basis: RandomPriority(basis.seed),
     Surw.name: lambda basis: Surw(basis.seed, basis.profile),
     Urw.name: lambda basis: Urw(basis.seed, basis.profile),
+    PORTFOLIO: lambda basis: STRATEGIES[member_of(basis.seed)](basis),
 }
 """What a name on the command line stands for."""
 

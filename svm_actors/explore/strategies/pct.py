@@ -19,7 +19,6 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from svm_actors.engine.op import Op
 from svm_actors.engine.task import Task
 from svm_actors.explore.strategies.profile import DEFAULT_HORIZON
 
@@ -52,7 +51,6 @@ class Pct:
         self.changes: dict[int, int] = {step: low for low, step in enumerate(steps, 1)}
         """Low priority by the contested step at which it is given."""
         self._priorities: dict[int, Priority] = {}
-        self._yielded: dict[int, Op] = {}
 
     def draw_priority(self) -> float:
         """Where a newcomer ranks among all that were not demoted."""
@@ -61,36 +59,39 @@ class Pct:
     def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
         """The highest priority, after the change of this step if there is one."""
         self.contested += 1
-        numbers = [task.number for task in candidates]
-        if timer:
-            numbers.append(_TIMER)
-        for task in candidates:
-            if task.op[2] == YIELD and task.op[0] == "local":
-                self._yields(task)
-        best = max(numbers, key=self._priority)
+        if running is not None and running.enabled and yields(running):
+            self._priorities[running.number] = (-1, -float(self.contested), running.number)
+        best = self._best(candidates, timer)
         low = self.changes.get(self.contested)
         if low is not None:
-            self._priorities[best] = (0, low, 0)
-            best = max(numbers, key=self._priority)
-        if best == _TIMER:
+            self._priorities[_TIMER if best == len(candidates) else candidates[best].number] = (0, low, 0)
+            best = self._best(candidates, timer)
+        if best == len(candidates):
             del self._priorities[_TIMER]
-        return numbers.index(best)
+        return best
 
     def data(self, count: int, label: str) -> int:
         """Any value, each as likely."""
         return int(self._random.random() * count)
 
-    def _priority(self, number: int) -> Priority:
-        known = self._priorities.get(number)
-        if known is None:
-            known = self._priorities[number] = (1, self.draw_priority(), number)
-        return known
+    def _best(self, candidates: list[Task], timer: bool) -> int:
+        """Index of the highest priority; the timer's index is one past the last candidate."""
+        get = self._priorities.get
+        ranks = [get(task.number) or self._enter(task.number) for task in candidates]
+        if timer:
+            ranks.append(get(_TIMER) or self._enter(_TIMER))
+        return ranks.index(max(ranks))
 
-    def _yields(self, task: Task) -> None:
-        """Demote once for each time it yields; the latest to yield is the lowest."""
-        if self._yielded.get(task.number) is not task.op:
-            self._yielded[task.number] = task.op
-            self._priorities[task.number] = (-1, -float(self.contested), task.number)
+    def _enter(self, number: int) -> Priority:
+        """A newcomer."""
+        self._priorities[number] = rank = (1, self.draw_priority(), number)
+        return rank
+
+
+def yields(task: Task) -> bool:
+    """The task says that it only waits for others."""
+    kind, _resource, key = task.op
+    return key == YIELD and kind == "local"
 
 
 def cycled_depth(seed: int | str) -> int:

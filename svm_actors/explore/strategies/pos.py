@@ -36,9 +36,11 @@ class Pos:
         index = self._scores.best(candidates, timer)
         if index < len(candidates):
             op = candidates[index].op
-            for task in candidates:
-                if conflicts(op, task.op):
-                    self._scores.drop(task)
+            resource = op[1]
+            if resource is not None:
+                for task in candidates:
+                    if task.op[1] is resource and conflicts(op, task.op):
+                        self._scores.drop(task)
         return index
 
     def ran(self, task: Task) -> None:

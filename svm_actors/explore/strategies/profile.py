@@ -11,8 +11,10 @@ by its number, which depends on the schedule.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Final, TypeVar
 
 import attrs
@@ -158,9 +160,17 @@ class Remaining:
         left = self._left.get(task.number)
         return self._enter(task) if left is None else left
 
-    def knows(self, task: Task) -> bool:
-        """False until the task was asked about for the first time."""
-        return task.number in self._left
+    def newcomers(self, tasks: list[Task]) -> list[Task]:
+        """Those that were not asked about yet."""
+        left = self._left
+        return [task for task in tasks if task.number not in left]
+
+    def weights(self, tasks: list[Task]) -> list[int]:
+        """Ops left of each."""
+        for task in self.newcomers(tasks):  # first all counts: a child takes its own from its parent
+            self._enter(task)
+        left = self._left
+        return [left[task.number] for task in tasks]
 
     def done_one(self, task: Task) -> None:
         """One op less."""
@@ -178,9 +188,5 @@ class Remaining:
 
 def weighted(weights: list[int], draw: float) -> int:
     """Index drawn in proportion to its weight; ``draw`` is uniform in [0, 1)."""
-    target = draw * sum(weights)
-    for index, weight in enumerate(weights):
-        target -= weight
-        if target < 0:
-            return index
-    return len(weights) - 1
+    sums = list(accumulate(weights))
+    return min(bisect_right(sums, draw * sums[-1]), len(weights) - 1)

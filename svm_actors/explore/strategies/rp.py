@@ -22,14 +22,15 @@ class Scores:
 
     def __init__(self, random: Random) -> None:
         self._random = random.random
-        self._drawn: dict[int, tuple[float, Op]] = {}
+        self._drawn: dict[int, tuple[float, Op | None]] = {}
+        """By task number: the score, and the op it is for; None: for whatever comes next."""
         self._timer = -1.0
 
     def of(self, task: Task) -> float:
         """The score of what it announced."""
         known = self._drawn.get(task.number)
         op = task.op
-        if known is not None and known[1] is op:
+        if known is not None and (known[1] is op or known[1] is None):
             return known[0]
         score = self._random()
         self._drawn[task.number] = (score, op)
@@ -39,9 +40,19 @@ class Scores:
         """It draws again."""
         self._drawn.pop(task.number, None)
 
+    def keep(self, task: Task) -> None:
+        """Its next ops have the score of this one, until it is dropped."""
+        self._drawn[task.number] = (self.of(task), None)
+
     def best(self, candidates: list[Task], timer: bool) -> int:
         """Index of the highest score; the timer's index is one past the last candidate."""
-        scores = [self.of(task) for task in candidates]
+        drawn = self._drawn
+        scores = []
+        for task in candidates:  # one look per candidate and step: not worth a call
+            known = drawn.get(task.number)
+            scores.append(
+                known[0] if known is not None and (known[1] is task.op or known[1] is None) else self.of(task)
+            )
         if timer:
             if self._timer < 0:
                 self._timer = self._random()

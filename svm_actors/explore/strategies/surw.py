@@ -7,6 +7,15 @@ interesting ops that each still has to do; a task that comes to one out of turn 
 intended one has done its own.  Everything else is scheduled by a base rule: random priority, or a
 random walk.
 
+With ``even`` the intended task is drawn evenly among those that have interesting ops left: selective and
+not uniform, the ablation that the paper calls N-U.
+
+A task that says it only spins gives the intention away: whoever it waits for may be among those held back.
+
+A lock is interesting only where that is asked for (``locks``).  The digest would also take one in a program
+that has nothing else, but its figure for such a program, the dining philosophers, is that of random
+priority and not what selecting a fork gives.
+
 Deviation: where no shared resource is touched by half of the tasks (programs with hundreds of short
 ones) those touched by two are drawn from.  The earliest timer, where it is an alternative, is one more
 uninteresting op.  Without a profile nothing is interesting, and the base rule decides alone.
@@ -19,6 +28,7 @@ from typing import Literal
 
 from svm_actors.engine.op import LOCAL, MODES, WRITE
 from svm_actors.engine.task import Task
+from svm_actors.explore.strategies.pct import yields
 from svm_actors.explore.strategies.profile import Profile, Remaining, weighted
 from svm_actors.explore.strategies.rp import Scores
 
@@ -37,12 +47,14 @@ class Surw:
         *,
         interesting: frozenset[str] | None = None,
         base: Base = "rp",
+        even: bool = False,
+        locks: bool = False,
     ) -> None:
         """``interesting`` names resources; without it one is drawn from the profile."""
         self.seed = str(seed)
         known = profile or Profile()
         self._random = Random(self.seed)
-        self.interesting = draw_interesting(known, self._random) if interesting is None else interesting
+        self.interesting = draw_interesting(known, self._random, locks) if interesting is None else interesting
         """Names of the resources whose ops are interesting."""
         counts: dict[str, int] = {}
         for (path, name), count in known.touches.items():
@@ -50,6 +62,7 @@ class Surw:
                 counts[path] = counts.get(path, 0) + count
         self._left = Remaining(counts)
         self._base = base
+        self._even = even
         self._scores = Scores(self._random)
         self._intended: Task | None = None
         self._blocked: set[int] = set()
@@ -59,7 +72,8 @@ class Surw:
         """The base rule's, unless it is out of turn."""
         self._meet(candidates)
         while True:
-            free = [task for task in candidates if task.number not in self._blocked]
+            blocked = self._blocked
+            free = [task for task in candidates if task.number not in blocked] if blocked else candidates
             if not free and not timer:
                 self._forget()
                 continue
@@ -67,6 +81,8 @@ class Surw:
             if picked is None:
                 return len(candidates)
             if not self._is_interesting(picked):
+                if yields(picked):
+                    self._forget()
                 return candidates.index(picked)
             if self._intended is None:
                 self._intend(picked, free)
@@ -75,12 +91,17 @@ class Surw:
             self._blocked.add(picked.number)
 
     def ran(self, task: Task) -> None:
-        """An interesting op was done: whoever was held back may go on."""
+        """An interesting op was done: whoever was held back may go on.
+
+        The base rule had no say in it, so the task goes on with the base score it has.
+        """
         self._meet([task])
-        self._scores.drop(task)
         if self._is_interesting(task):
+            self._scores.keep(task)
             self._left.done_one(task)
             self._forget()
+        else:
+            self._scores.drop(task)
 
     def data(self, count: int, label: str) -> int:
         """Any value, each as likely."""
@@ -104,14 +125,14 @@ class Surw:
 
     def _intend(self, picked: Task, free: list[Task]) -> None:
         """Draw whose interesting op is to be next; ``picked`` has one, so it weighs at least 1."""
-        weights = [max(self._left.of(task), task is picked) for task in free]
+        weights = [max(left, task is picked) for left, task in zip(self._left.weights(free), free, strict=True)]
+        if self._even:
+            weights = [min(weight, 1) for weight in weights]
         self._intended = free[weighted(weights, self._random.random())]
 
     def _meet(self, tasks: list[Task]) -> None:
         """Tasks seen for the first time take their count, and perhaps the intention, from their parent."""
-        for task in tasks:
-            if self._left.knows(task):
-                continue
+        for task in self._left.newcomers(tasks):
             parent = task.parent
             before = self._left.of(parent) if parent is not None else 0
             share = self._left.of(task)
@@ -119,18 +140,18 @@ class Surw:
                 self._intended = task
 
 
-def draw_interesting(profile: Profile, random: Random) -> frozenset[str]:
-    """One resource, drawn in proportion to how often it is touched; none when nothing is shared."""
+def draw_interesting(profile: Profile, random: Random, locks: bool = False) -> frozenset[str]:
+    """One resource, drawn in proportion to how often it is touched; none when nothing is shared.
+
+    With ``locks`` it is a lock, whoever touches it; without, never.
+    """
     counts, tasks = _shared(profile)
     population = {path for path, name in profile.touches if name in profile.written}
     threshold = max(2, len(population) // 2)
-    for enough in (threshold, 2):
-        for locks in (False, True):
-            names = sorted(
-                name for name, count in tasks.items() if count >= enough and (name in profile.locks) is locks
-            )
-            if names:
-                return frozenset({names[weighted([counts[name] for name in names], random.random())]})
+    for enough in (1,) if locks else (threshold, 2):
+        names = sorted(name for name, count in tasks.items() if count >= enough and (name in profile.locks) is locks)
+        if names:
+            return frozenset({names[weighted([counts[name] for name in names], random.random())]})
     return frozenset()
 
 

@@ -29,10 +29,7 @@ class Urw:
 
     def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
         """Drawn by weight."""
-        # First all counts, then the weights: a child asked for the first time takes from its parent.
-        for task in candidates:
-            self._left.of(task)
-        weights = [max(1, self._left.of(task)) for task in candidates] + [1] * timer
+        weights = [left or 1 for left in self._left.weights(candidates)] + [1] * timer
         return weighted(weights, self._random.random())
 
     def ran(self, task: Task) -> None:

@@ -16,12 +16,15 @@ from svm_actors.explore.pool import WorkersDied
 def test_a_mix_that_holds(tmp_path: Path) -> None:
     answer = call("fuzz", script(tmp_path, HELD), "--executions", 12, "--jobs", 1)
     assert answer.code == 0
-    assert answer.out.startswith("HELD: 12 runs, seed 0, strategy random; all runs made\n")
+    assert answer.out.startswith("HELD: 12 runs, seed 0, strategy portfolio; all runs made\n")
     for words in ("GPU faults", "CPU faults", "migrations to VRAM", "migrations to RAM", "evictions", "steps/s"):
         assert words in answer.out
     assert re.search(r"race windows hit: \d+", answer.out)
     assert re.search(r"GPU fault retries by cause: \d+", answer.out)
     assert re.search(r"toy\.py +12 +\d+ +0\n", answer.out)
+    assert re.search(r"coverage: \d+ features\n", answer.out)
+    assert re.search(r"races never reached: \d+\n", answer.out)
+    assert re.search(r"strategy +runs +steps +failing +new features\npct +\d+ +\d+ +0 +\d+\n", answer.out)
     assert not (tmp_path / "failures").exists()
 
 
@@ -106,12 +109,72 @@ def test_time_limits(tmp_path: Path) -> None:
 
 
 def test_spent_step_budgets_give_no_verdict(tmp_path: Path) -> None:
-    answer = call("fuzz", script(tmp_path, ENDLESS), "--step-budget", 60, "--executions", 2, "--jobs", 1)
+    words = ["--step-budget", 60, "--executions", 2, "--jobs", 1, "--strategy", "random"]
+    answer = call("fuzz", script(tmp_path, ENDLESS), *words)
     assert answer.code == 4
     assert "STEP BUDGET SPENT (no verdict)" in answer.out
     assert "strategy random step_budget=60" in answer.out
     (token,) = (tmp_path / "failures").iterdir()
     assert call("replay", token).code == 4
+
+
+def test_a_report_names_the_strategy_of_its_run(tmp_path: Path) -> None:
+    """Not the portfolio: the token replays the choices of one of its members."""
+    answer = call("fuzz", script(tmp_path, LOST_UPDATE), "--executions", 40, "--jobs", 1, "--json")
+    (finding,) = answer.json["failures"]
+    assert finding["strategy"] in answer.json["strategies"]
+    assert f"strategy {finding['strategy']}\n" in answer.err
+    assert answer.json["strategy"] == "portfolio"
+
+
+def test_coverage_and_strategies_are_reported(tmp_path: Path) -> None:
+    found = call("fuzz", script(tmp_path, HELD), "--executions", 12, "--jobs", 1, "--json").json
+    coverage, strategies = found["coverage"], found["strategies"]
+    assert coverage["features"] == sum(coverage["by_kind"].values()) > 20
+    assert sum(effort["new_features"] for effort in strategies.values()) == coverage["features"]
+    assert sum(effort["runs"] for effort in strategies.values()) == found["runs"] == 12
+    assert "race:VMB-R01" in coverage["never_reached"]["race"]
+
+
+# -- shards --------------------------------------------------------------------------------
+
+
+def test_shards_merge_to_the_whole_campaign(tmp_path: Path) -> None:
+    path = script(tmp_path, LOST_UPDATE)
+    words = ["fuzz", path, "--executions", 21, "--jobs", 1, "--strategy", "pos", "--json"]
+    for part in ("1/3", "2/3", "3/3"):
+        assert call(*words, "--shard", part, "--store", f"{part[0]}.db").json["runs"] == 7
+    whole, both = call(*words), call("merge", "out.db", "1.db", "2.db", "3.db", "--json")
+    assert both.code == whole.code == 1
+    same = ("runs", "failures", "coverage", "strategies", "targets", "counters", "verdict", "seed", "strategy")
+    assert {name: both.json[name] for name in same} == {name: whole.json[name] for name in same}
+    assert both.json["stopped_by"] == "merged"
+    assert "21 runs, seed 0, strategy pos; put together from stores" in call("merge", "out.db", "1.db").out
+
+
+def test_merging_what_does_not_belong_together_is_bad_input(tmp_path: Path) -> None:
+    path = script(tmp_path, HELD)
+    for seed in (1, 2):
+        call("fuzz", path, "--executions", 4, "--jobs", 1, "--seed", seed, "--store", f"{seed}.db")
+    answer = call("merge", "out.db", "1.db", "2.db")
+    assert answer.code == 2
+    assert answer.err.startswith("error: 2.db: expected campaign")
+    assert not (tmp_path / "out.db").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "2/1", "a/b"])
+def test_what_is_no_shard_is_bad_usage(text: str) -> None:
+    answer = call("fuzz", "--shard", text)
+    assert answer.code == 2
+    assert "expected a shard i/N" in answer.err
+
+
+def test_a_run_that_hangs_is_named(tmp_path: Path) -> None:
+    path = script(tmp_path, "import time\nasync def scenario(world):\n    time.sleep(600)\n")
+    answer = call("fuzz", path, "--executions", 3, "--jobs", 1, "--timeout", "0.2")
+    assert answer.code == 4
+    assert answer.out.startswith("NO VERDICT: 0 runs, seed 0, strategy portfolio; a run did not end\n")
+    assert re.search(r"error: run 0 \(toy\.py, seed 0/toy\.py/0, \w+\) did not end within 0\.2 seconds", answer.err)
 
 
 def test_determinism_is_checked(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_a_terminal_sees_it_and_standard_output_does_not(tmp_path: Path) -> None
     assert code == 0
     assert "fuzz" in seen
     assert "%" in seen
+    assert " features" in seen
     assert out.startswith("HELD: 40 runs")
     assert "\x1b" not in out
 

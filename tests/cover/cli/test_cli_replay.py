@@ -123,7 +123,7 @@ def test_json(token: str) -> None:
     ("text", "message"),
     [
         ("svm-actors-token v1 zzz", "token: expected base64 after the header"),
-        ("svm-actors-token v7 zzzz", "token: expected token format v1, found v7"),
+        ("svm-actors-token v7 zzzz", "token: expected token format v1 or v2, found v7"),
         ("none.token", "none.token: expected a token, a file that holds one, or -, got no such file"),
     ],
 )

@@ -16,7 +16,8 @@ from engine_toys import TOYS, Outcome, Program, Scripted, gather, run_on, same
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import ReplayMismatch
 from svm_actors.engine.locks import Mutex
-from svm_actors.explore.strategies import STRATEGIES, Fifo, RandomWalk, Replay, make
+from svm_actors.explore.strategies import PORTFOLIO, STRATEGIES, Fifo, RandomWalk, Replay, make
+from svm_actors.explore.strategies.portfolio import MEMBERS
 
 # -- registry --------------------------------------------------------------------------
 
@@ -26,7 +27,8 @@ def test_make_gives_a_fresh_strategy_each_time() -> None:
     assert first is not second
     assert first.name == "random"
     assert [first.data(100, "") for _ in range(20)] == [second.data(100, "") for _ in range(20)]
-    assert all(make(name, 0).name == name for name in STRATEGIES)
+    assert all(make(name, 0).name == name for name in STRATEGIES if name != PORTFOLIO)
+    assert {make(PORTFOLIO, seed).name for seed in range(40)} == set(MEMBERS)
 
 
 def test_unknown_name_lists_the_known() -> None:

@@ -128,9 +128,9 @@ def test_whoever_yields_is_demoted_below_everything() -> None:
     tasks = [task(1), task(2), task(3)]
     assert strategy.schedule(None, tasks, False) == 1
     announce(tasks[1], "local", None, YIELD)
-    assert strategy.schedule(None, tasks, False) == 2
+    assert strategy.schedule(tasks[1], tasks, False) == 2
     announce(tasks[2], "local", None, YIELD)
-    assert strategy.schedule(None, tasks, False) == 0, "even the one that a change has demoted goes first"
+    assert strategy.schedule(tasks[2], tasks, False) == 0, "even the one that a change has demoted goes first"
 
 
 def test_the_timer_has_a_rank_of_its_own_and_a_new_one_each_time() -> None:

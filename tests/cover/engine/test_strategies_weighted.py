@@ -149,7 +149,7 @@ def shared(*counts: tuple[str, str, int], written: str = "xy", locks: str = "") 
         pytest.param(
             shared(("a", "x", 1), ("b", "x", 1), ("a", "y", 1), ("b", "y", 3), locks="y"), {"x"}, id="no locks"
         ),
-        pytest.param(shared(("a", "y", 1), ("b", "y", 3), locks="y"), {"y"}, id="nothing but locks"),
+        pytest.param(shared(("a", "y", 1), ("b", "y", 3), locks="y"), set(), id="nothing but locks"),
         pytest.param(
             shared(*((who, "x", 1) for who in "abcdef"), ("a", "y", 9), ("b", "y", 9)), {"x"}, id="half of the tasks"
         ),
@@ -164,6 +164,11 @@ def test_what_is_interesting(profile: Profile, expected: set[str]) -> None:
     drawn = [draw_interesting(profile, Random(f"draw/{seed}")) for seed in range(60)]
     assert set().union(*drawn) == expected
     assert all(len(each) == min(1, len(expected)) for each in drawn)
+
+
+def test_a_lock_is_interesting_where_that_is_asked_for() -> None:
+    profile = shared(("a", "x", 9), ("b", "x", 9), ("a", "y", 1), locks="y")
+    assert draw_interesting(profile, Random("draw/0"), locks=True) == {"y"}
 
 
 def test_interesting_resources_are_drawn_by_how_often_they_are_touched() -> None:

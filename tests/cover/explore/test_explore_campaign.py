@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from explore_toys import ENDLESS, HELD, LOST_UPDATE, UNSEEDED, endless, held, lost_update, refused, script, stuck
 
 import svm_actors
+from svm_actors import __version__
 from svm_actors.explore.campaign import EXECUTIONS, Campaign, Finding, fuzz
-from svm_actors.explore.plan import Plan, resolved
+from svm_actors.explore.plan import Plan, VersionMismatch, resolved
 from svm_actors.explore.run import replay
 from svm_actors.explore.settings import Settings, UnknownName
 from svm_actors.explore.targets import UnknownTarget, subject_named
 from svm_actors.explore.token import decode
-from svm_actors.explore.worker import run_batch
+from svm_actors.explore.worker import Batch, Share, run_batch
 from svm_actors.workload.formats import BadInput
+
+
+def consecutive(plan: Plan, first: int, count: int, strategy: str = "random") -> Batch:
+    """The batch of runs ``first`` to ``first + count - 1``."""
+    return run_batch(plan, Share(tuple(range(first, first + count)), (strategy,) * count))
 
 
 def facts(campaign: Campaign) -> dict[str, Any]:
@@ -29,6 +36,8 @@ def facts(campaign: Campaign) -> dict[str, Any]:
             signature: (finding.count, finding.found) for signature, finding in campaign.findings.items()
         },
         "order": list(campaign.findings),
+        "coverage": campaign.coverage,
+        "strategies": campaign.strategies,
         "verdict": campaign.verdict,
     }
 
@@ -47,7 +56,7 @@ def test_a_campaign_counts_what_it_did() -> None:
 
 
 def test_failures_of_one_class_are_one_finding_with_the_first_run() -> None:
-    campaign = fuzz([lost_update, refused], executions=30)
+    campaign = fuzz([lost_update, refused], executions=30, strategy="random")
     lost, errno = sorted(campaign.failures, key=lambda finding: finding.failure.kind, reverse=True)
     assert (errno.failure.rule, errno.count) == ("EINVAL", 15)
     assert lost.failure.rule == "assert"
@@ -72,7 +81,7 @@ def test_a_findings_token_replays_it(tmp_path: Path) -> None:
 
 def test_the_same_plan_finds_the_same_on_one_process_and_on_two(tmp_path: Path) -> None:
     sources = [script(tmp_path, HELD, "held.py"), script(tmp_path, LOST_UPDATE, "lost.py"), "random-small"]
-    ones = [fuzz(sources, executions=160, seed=5, jobs=jobs) for jobs in (1, 2)]
+    ones = [fuzz(sources, executions=90, seed=5, jobs=jobs) for jobs in (1, 2)]
     assert facts(ones[0]) == facts(ones[1])
     assert ones[0].findings
 
@@ -84,11 +93,44 @@ def test_an_executor_of_the_callers_does_the_work_and_stays_open() -> None:
     assert facts(campaign) == facts(fuzz(lost_update, executions=12))
 
 
+@pytest.mark.parametrize("make", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_any_executor_gives_the_same_campaign(make: Any, tmp_path: Path) -> None:
+    target = script(tmp_path, LOST_UPDATE)
+    with make(2) as executor:
+        campaign = fuzz([target, "random-small"], executions=24, executor=executor)
+    assert facts(campaign) == facts(fuzz([target, "random-small"], executions=24))
+
+
+def test_a_worker_of_another_version_is_refused() -> None:
+    plan = attrs.evolve(resolved(Plan((held,), "0", Settings("random"))), package="0.0.1")
+    words = rf"planned by svm-actors 0\.0\.1, but process \d+ on .* has {__version__}"
+    with pytest.raises(VersionMismatch, match=words):
+        consecutive(plan, 0, 1)
+
+
+def test_a_run_that_hangs_is_named_and_what_was_before_it_is_kept(tmp_path: Path) -> None:
+    hanging = "import time\nasync def scenario(world):\n    if world.choose(12, 'toy') == 7:\n        time.sleep(600)\n"
+    path = script(tmp_path, hanging, "hangs.py")
+    bad = next(
+        number
+        for number in range(100)
+        if svm_actors.run(chooses, strategy="random", seed=f"0/{path}/{number}").tape[-1] == 7
+    )
+    campaign = fuzz(path, executions=100, strategy="random", timeout=0.5, store="runs.db")
+    assert (campaign.stopped_by, campaign.runs, campaign.verdict) == ("hang", bad, "none")
+    assert campaign.note.startswith(f"run {bad} ({path}, seed 0/{path}/{bad}, random) did not end within")
+    assert fuzz(path, executions=bad, strategy="random", store="runs.db").resumed == bad
+
+
+async def chooses(world: svm_actors.World) -> None:
+    world.choose(12, "toy")
+
+
 @pytest.mark.parametrize("cut", [1, 7, 19])
 def test_batches_can_be_cut_anywhere(cut: int) -> None:
     plan = resolved(Plan((lost_update, held), "0", Settings("random")))
-    whole = run_batch(plan, 0, 20)
-    parts = [run_batch(plan, 0, cut), run_batch(plan, cut, 20 - cut)]
+    whole = consecutive(plan, 0, 20)
+    parts = [consecutive(plan, 0, cut), consecutive(plan, cut, 20 - cut)]
     assert [record for part in parts for record in part.records] == list(whole.records)
     together, apart = Campaign(plan), Campaign(plan)
     together.add(whole)
@@ -99,7 +141,7 @@ def test_batches_can_be_cut_anywhere(cut: int) -> None:
 
 def test_seeds_differ_and_matter() -> None:
     digests = [
-        tuple(record.digest for record in run_batch(resolved(Plan((held,), seed, Settings("random"))), 0, 5).records)
+        tuple(record.digest for record in consecutive(resolved(Plan((held,), seed, Settings("random"))), 0, 5).records)
         for seed in ("1", "2")
     ]
     assert digests[0] != digests[1]
@@ -191,8 +233,15 @@ def test_a_scenario_that_is_not_deterministic_is_found(tmp_path: Path) -> None:
     assert any("runs differ at step" in failure.message for failure in failures)
 
 
+def test_one_run_in_a_thousand_is_checked_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("svm_actors.explore.campaign.CHECK_EVERY", 4)
+    campaign = fuzz(script(tmp_path, UNSEEDED), executions=60)
+    assert {finding.failure.oracle for finding in campaign.failures} == {"determinism"}
+    assert 0 < campaign.failing_runs <= 15
+
+
 def test_checking_determinism_of_a_deterministic_mix_finds_nothing() -> None:
-    assert fuzz(executions=25, check_determinism=True).verdict == "held"
+    assert fuzz(executions=25, strategy="random", check_determinism=True).verdict == "held"
 
 
 def test_a_failure_that_does_not_come_back_is_reported_as_that(tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 import pytest
 
-from svm_actors.explore.pool import AHEAD, Pool, WorkersDied
+from svm_actors.explore.pool import AHEAD, Call, Pool, WorkersDied, WorkHangs
+from svm_actors.explore.watchdog import Overdue, time_limit
 
 # -- what the children run --------------------------------------------------------------
 
@@ -52,6 +55,17 @@ def dies_always(number: int) -> int:
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def sum_of(words: tuple[int, ...]) -> int:
+    """A call of several parts; the part 13 never ends."""
+    if 13 in words:
+        time.sleep(600)
+    return sum(words)
+
+
+def singly(call: Call) -> list[Call]:
+    return [((word,),) for word in call[0]]
 
 
 def numbers(count: int) -> Iterator[tuple[Any, ...]]:
@@ -122,6 +136,113 @@ def test_a_broken_executor_of_the_callers_is_not_replaced() -> None:
 
     with Broken(1) as executor, pytest.raises(WorkersDied, match="1 times in a row"):
         list(Pool(2, executor).results(square, numbers(3)))
+
+
+def test_calls_that_are_not_there_yet_are_asked_for_again() -> None:
+    """None: nothing can be done before more results are in."""
+    done: list[int] = []
+
+    def calls() -> Iterator[Call | None]:
+        for number in range(6):
+            while len(done) < number - 1:
+                yield None
+            yield (number,)
+
+    done.extend(Pool(2).results(square, calls()))
+    assert done == [number * number for number in range(6)]
+
+
+# -- hanging ----------------------------------------------------------------------------
+
+WORDS = [((1, 2),), ((3, 4),), ((5, 13, 6),), ((7, 8),)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_call_that_hangs_is_ended_and_its_part_named(jobs: int) -> None:
+    pool = Pool(jobs, describe=lambda call: f"part {call[0]}", limit=1.5 if jobs == 2 else 0.5, split=singly)
+    results = pool.results(sum_of, iter(WORDS))
+    assert [next(results) for _ in range(3)] == [3, 7, 5], "what was before it came back, in order"
+    with pytest.raises(WorkHangs, match=r"part \(13,\) did not end within [\d.]+ seconds; it"):
+        next(results)
+
+
+def test_a_child_that_was_only_slow_once_is_given_another_chance(tmp_path: Path) -> None:
+    pool = Pool(2, limit=1.0)
+    pool.split = lambda call: [call, call]
+    assert list(pool.results(slow_once, iter([(str(tmp_path), 4)]))) == [4, 4]
+    assert pool.restarts == 1
+
+
+def slow_once(directory: str, number: int) -> int:
+    mark = Path(directory) / "slow"
+    if not mark.exists():
+        mark.touch()
+        time.sleep(600)
+    return number
+
+
+def test_an_executor_of_the_callers_that_hangs_is_left_alone() -> None:
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        results = Pool(1, executor, limit=0.1).results(lambda _: gate.wait(60), iter([(1,)]))
+        with pytest.raises(WorkHangs, match="not this process's to kill"):
+            next(results)
+        gate.set()
+
+
+def test_a_timeout_of_the_works_own_passes() -> None:
+    with pytest.raises(TimeoutError, match="its own"):
+        list(Pool(2, limit=60).results(times_out, numbers(1)))
+
+
+def times_out(_number: int) -> int:
+    raise TimeoutError("its own")
+
+
+def test_the_time_limit_leaves_the_alarm_as_it_was() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Overdue), time_limit(0.05):
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_who_uses_the_alarm_already_keeps_it() -> None:
+    def mine(*_: object) -> None:
+        raise AssertionError("not yet")
+
+    before = signal.signal(signal.SIGALRM, mine)
+    try:
+        with time_limit(0.01):
+            time.sleep(0.05)
+            assert signal.getsignal(signal.SIGALRM) is mine
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+# -- executors that fail ----------------------------------------------------------------
+
+
+def test_an_executor_that_gives_up_is_not_the_works_error() -> None:
+    class GivesUp(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(RuntimeError("scheduler\nis gone"))
+            return future
+
+    with GivesUp(1) as executor, pytest.raises(WorkersDied, match=r"gave up \(RuntimeError: scheduler is gone\).*: 0"):
+        list(Pool(1, executor, describe=lambda call: str(call[0])).results(square, numbers(3)))
+
+
+def test_the_works_error_comes_back_from_an_executor_with_the_place_it_was_raised() -> None:
+    with ThreadPoolExecutor(1) as executor, pytest.raises(LookupError, match="three") as caught:
+        list(Pool(1, executor).results(refuses, numbers(6)))
+    assert "in refuses" in caught.value.__notes__[0]
+
+
+def test_work_that_cannot_be_sent_says_so() -> None:
+    with ProcessPoolExecutor(1) as executor, pytest.raises((PickleError, AttributeError), match="pickle"):
+        list(Pool(1, executor).results(lambda number: number, numbers(1)))
 
 
 def test_leaving_early_lets_the_children_go() -> None:

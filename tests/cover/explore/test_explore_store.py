@@ -14,10 +14,14 @@ from svm_actors.explore.campaign import Campaign, fuzz
 from svm_actors.explore.plan import Plan, mix_of, resolved
 from svm_actors.explore.settings import Settings
 from svm_actors.explore.store import Store, StoreError
-from svm_actors.explore.worker import run_batch
+from svm_actors.explore.worker import Batch, Share, run_batch
 
 SOURCES = (lost_update, held, refused)
 PLAN = resolved(Plan(SOURCES, "0", Settings("random")))
+
+
+def consecutive(first: int, count: int) -> Batch:
+    return run_batch(PLAN, Share(tuple(range(first, first + count)), ("random",) * count))
 
 
 def facts(campaign: Campaign) -> dict[str, Any]:
@@ -25,6 +29,8 @@ def facts(campaign: Campaign) -> dict[str, Any]:
         "tallies": campaign.tallies,
         "findings": [(finding.count, finding.found) for finding in campaign.failures],
         "verdict": campaign.verdict,
+        "coverage": campaign.coverage,
+        "strategies": campaign.strategies,
     }
 
 
@@ -57,7 +63,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def test_every_run_is_recorded(path: Path) -> None:
-    campaign = fuzz(SOURCES, executions=12, store=str(path))
+    campaign = fuzz(SOURCES, executions=12, store=str(path), strategy="random")
     records = rows(path, "SELECT number, target, seed, strategy, outcome FROM run ORDER BY number")
     assert [record[0] for record in records] == list(range(12))
     assert records[1] == (1, "explore_toys:held", "0/explore_toys:held/1", "random", "held")
@@ -119,8 +125,8 @@ def test_several_processes_record_the_same(path: Path, tmp_path: Path) -> None:
 
 def test_a_killed_campaign_keeps_whole_batches(store: Store, path: Path) -> None:
     """What is not committed is not there; what is, is complete."""
-    store.add(run_batch(PLAN, 0, 5))
-    batch = run_batch(PLAN, 5, 3)
+    store.add(consecutive(0, 5))
+    batch = consecutive(5, 3)
     batch.tallies["explore_toys:held"].counters["odd"] = "no number"  # type: ignore[assignment]
     with pytest.raises(StoreError):
         store.add(batch)
@@ -129,8 +135,8 @@ def test_a_killed_campaign_keeps_whole_batches(store: Store, path: Path) -> None
 
 
 def test_a_gap_is_not_resumed_over(store: Store) -> None:
-    store.add(run_batch(PLAN, 3, 2))
-    with pytest.raises(StoreError, match="expected runs 0 to 4, found 2 runs"):
+    store.add(consecutive(3, 2))
+    with pytest.raises(StoreError, match="expected 2 runs of shard 0/1 without a gap, found runs 3 to 4"):
         store.recorded()
 
 

@@ -12,7 +12,7 @@ import pytest
 from search_programs import Outcome, Script, random_script, run_script
 
 from svm_actors.engine.op import Named
-from svm_actors.explore.search.search import Found, Reduction, Walk, search
+from svm_actors.explore.search.search import Bound, Found, Reduction, Walk, search
 
 SEEDS = range(60)
 
@@ -82,3 +82,18 @@ def test_the_comparison_notices_footprints_that_are_left_out(monkeypatch: pytest
     monkeypatch.setattr(Walk, "__init__", forgetful)
     lost = [script for script, seen in zip(scripts, expected, strict=True) if outcomes(script, "sleep")[1] != seen]
     assert lost
+
+
+def bounded(script: Script, reduction: Reduction, bound: Bound) -> set[Outcome]:
+    seen: list[Outcome] = []
+    assert search(lambda chooser: run_script(script, chooser, seen), reduction, bound=bound).complete
+    return set(seen)
+
+
+@pytest.mark.parametrize("limit", range(3))
+def test_a_bounded_reduction_loses_no_outcome(limit: int) -> None:
+    """Backtrack points at the previous switch: without them a bound loses schedules."""
+    bound = Bound("preemptions", limit)
+    for script in (*CROWDED, *(random_script(seed, 2, 2) for seed in range(20))):
+        full, reduced = bounded(script, "none", bound), bounded(script, "dpor", bound)
+        assert full <= reduced, script

@@ -23,7 +23,7 @@ class World:
     def mm_of_asid(self, gpu, asid):
         return self.mms.get(asid)
 
-    def userptr_place(self, gpu, asid, folio):
+    def userptr_place(self, gpu, asid, folio, vpn):
         """Address space 3 reaches the page as user memory, wherever it has bound it."""
         return (self.rig.mm, FIRST) if asid == 3 else None
 

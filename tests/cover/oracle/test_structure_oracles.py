@@ -153,7 +153,8 @@ def gpu_world(rig, *, in_table=(), in_tlb=()):
 
     vm = SimpleNamespace(mm=rig.mm, asid=1, page_table=SimpleNamespace(entries_in=having(in_table)))
     tlb = SimpleNamespace(entries_in=lambda asid, start, end: having(in_tlb)(start, end) if asid == 1 else [])
-    device = SimpleNamespace(gpu=SimpleNamespace(name="gpu0", tlb=tlb), driver=SimpleNamespace(vms={1: vm}, bind_vms={}))
+    driver = SimpleNamespace(vms={1: vm}, bind_vms={})
+    device = SimpleNamespace(gpu=SimpleNamespace(name="gpu0", tlb=tlb), driver=driver)
     return SimpleNamespace(gpus=[device], mirrors=[])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -12,7 +13,7 @@ from svm_actors.explore.campaign import Campaign, Finding
 from svm_actors.explore.failure import Failure, Pending, Step
 from svm_actors.explore.plan import Plan
 from svm_actors.explore.settings import Settings
-from svm_actors.explore.worker import Found, Tally
+from svm_actors.explore.worker import Batch, Found, Reach, RunRecord, Tally
 from svm_actors.report.as_json import campaign_json
 from svm_actors.report.summary import finding_line, races, retries, summary_text
 from svm_actors.report.timeline import WIDTH, Origin, failure_text, shorten, timeline
@@ -152,6 +153,29 @@ def test_a_summary_has_every_number() -> None:
         "toy 10 500 0",
     ):
         assert line in squeezed
+
+
+def test_coverage_and_strategies_are_tables() -> None:
+    found = campaign()
+    found.coverage = {
+        "race:SVM-R02": Reach(3, "pos", 4),
+        "pte:none>present": Reach(1, "pct", 9),
+        "pte:present>none": Reach(1, "pct", 2),
+    }
+    records = [RunRecord(number, "toy", "seed", "pos", "held", 40, "digest") for number in range(2)]
+    found.add(Batch((*records, RunRecord(2, "toy", "seed", "pct", "held", 5, "digest")), {}, (), {}, 0.1))
+    squeezed = [" ".join(line.split()) for line in summary_text(found).splitlines()]
+    at = squeezed.index("coverage: 3 features")
+    assert squeezed[at + 1] == "pte 2, race 1"
+    assert re.fullmatch(r"races never reached: \d+", squeezed[at + 2])
+    assert "and " in " ".join(squeezed[at + 3 : at + 8])
+    at = squeezed.index("strategy runs steps failing new features")
+    assert squeezed[at + 1 : at + 3] == ["pct 1 5 0 2", "pos 2 80 0 1"]
+    assert max(map(len, summary_text(found).splitlines())) <= WIDTH
+    data = campaign_json(found)
+    assert data["coverage"]["by_kind"] == {"pte": 2, "race": 1}
+    assert "race:SVM-R02" not in data["coverage"]["never_reached"]["race"]
+    assert data["strategies"]["pos"] == {"runs": 2, "steps": 80, "failing_runs": 0, "new_features": 1}
 
 
 def test_a_summary_names_the_failures_in_order() -> None:

@@ -23,6 +23,9 @@ def test_names_are_stable() -> None:
         "random-small",
         "random-tight",
         "random-wide",
+        "bind",
+        "svm-and-bind",
+        "fault-bind",
         "mirror",
         "mirror-threads",
         "unmap",
@@ -33,6 +36,9 @@ def test_names_are_stable() -> None:
         "eviction",
         "mremap-eviction",
         "fork-eviction",
+        "bind-userptr",
+        "bind-queues",
+        "bind-shared",
     }
     assert len({target.name for target in TARGETS}) == len(TARGETS)
 

@@ -111,15 +111,27 @@ def test_an_object_larger_than_vram() -> None:
     run(body)
 
 
-def test_two_busy_placements_evict_nobody() -> None:
+def test_ram_is_a_fallback() -> None:
+    """A new object evicts; what was evicted stays where it is until there is VRAM that nobody has."""
+
+    async def validate(bo: XeBo) -> None:
+        await bo.resv.lock()
+        await bo.validate()
+        bo.resv.unlock()
+
     async def body(machine: Machine, device: Device) -> None:
         first = await XeBo.create(device, "first", 16, placement="vram_or_system")
         second = await XeBo.create(device, "second", 4, placement="vram_or_system")
-        assert letter(first, second) == "vr"
-        await first.put()
+        assert letter(first, second) == "rv"
+        await validate(first)
+        assert letter(first, second) == "rv"
         await second.put()
+        await machine.engine.quiesce()
+        await validate(first)
+        assert letter(first) == "v"
+        await first.put()
 
-    assert not run(body).engine.counters["bo.evict"]
+    assert run(body).engine.counters["bo.evict"] == 1
 
 
 def test_no_ram() -> None:

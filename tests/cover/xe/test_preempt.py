@@ -118,7 +118,10 @@ def test_an_idle_vm_is_left_alone_until_somebody_submits() -> None:
 
 
 def test_exec_against_the_worker_that_is_about_to_deactivate_itself() -> None:
+    """Without a minimum run period, which would keep them apart."""
+
     async def scenario(world: World) -> None:
+        world.gpu().driver.submission.limits.min_run_period = 0
         vm, bo = await lr_machine(world)
         queue = await lr_queue_of(vm)
 
@@ -189,6 +192,7 @@ def test_a_queue_runs_its_minimum_period_between_two_suspends() -> None:
         job = await submit(queue, *[Spin(SECOND // 2), AtomicAdd(VPN, 0, 1)] * 4)
         for _ in range(8):
             await world.gpu().evict(PAGE)
+            await world.sleep(SECOND // 4)
         assert (await job.wait())[-1] == 3
         assert await bo.read(0) == b"\4"
         assert world.engine.now <= 5 * SECOND

@@ -382,7 +382,7 @@ def test_a_long_running_queue_is_stopped_for_an_event_and_goes_on() -> None:
 
     async def body(world: World) -> None:
         process, vm, queue = await start(world, mode="lr")
-        execution = await vm.submit(queue, (Store(FIRST, 0, b"\x31"), Spin(10_000), Store(FIRST, 1, b"\x32")))
+        execution = await vm.submit(queue, (Store(FIRST, 0, b"\x31"), Spin(20_000_000), Store(FIRST, 1, b"\x32")))
         await world.sleep(1000)
         await process.madvise(BASE, PAGE, "dontneed")
         assert await process.read(BASE, 2) == b"\x00\x00"

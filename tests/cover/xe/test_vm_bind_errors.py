@@ -7,11 +7,11 @@ from bind_bench import at, bind_and_wait, gate, pages, snapshot, spans, start_bi
 from svm_bench import PAGE, assert_hit, attempt, every, run
 
 from svm_actors.dma_buf.fence_memory import FenceMemory
-from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, ENOMEM, ETIME
+from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, ENOMEM
 from svm_actors.world import BindVm, World
 from svm_actors.xe.bind_ops import BindOps
 from svm_actors.xe.sync import Sync
-from svm_actors.xe.user_fence import UserFence, wait_user_fence
+from svm_actors.xe.user_fence import UserFence
 from svm_actors.xe.vm_bind import BindFlag, BindOp
 
 NULL = BindFlag.NULL
@@ -173,7 +173,7 @@ def test_a_value_tells_that_the_bind_is_done(mode: str) -> None:
         addr, bo = await process.mmap(PAGE), await vm.create_bo(PAGE)
         for value in range(1, 4):
             await vm.bind(at(value), bo, syncs=[signal(vm.user_fence(process, addr, value))])
-        await wait_user_fence(world.core, process.mm, addr, "eq", 3, vm.vm.ufence_wq)
+        await vm.wait_user_fence(process, addr, "eq", 3, timeout=-1)
         assert pages(vm, 4) == "-www"
 
     for _run in every(scenario, 20):
@@ -219,27 +219,6 @@ def test_a_value_written_before_the_mark_is_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(UserFence, "mark_signalled", lambda self: None)
     run(scenario)
     assert busy
-
-
-def test_waiting_for_a_user_fence() -> None:
-    async def scenario(world: World) -> None:
-        process, vm = await start_bind(world)
-        addr = await process.mmap(PAGE)
-        queue = vm.vm.ufence_wq
-        core, mm = world.core, process.mm
-        assert await wait_user_fence(core, mm, addr, "eq", 0, queue, timeout=5) >= 1
-        with pytest.raises(ETIME):
-            await wait_user_fence(core, mm, addr, "gt", 0, queue, timeout=5000)
-        with pytest.raises(EINVAL):
-            await wait_user_fence(core, mm, addr, "between", 0, queue)
-        with pytest.raises(EINVAL):
-            await wait_user_fence(core, mm, addr, "eq", 0, queue, flags=1)
-        await process.write(addr, b"\x12")
-        for op, value in (("lte", 0x12), ("neq", 0x13), ("lt", 0x13), ("gte", 1)):
-            await wait_user_fence(core, mm, addr, op, value, queue)
-        await wait_user_fence(core, mm, addr, "eq", 2, queue, mask=15)
-
-    run(scenario)
 
 
 def test_a_user_fence_whose_memory_is_gone_hurts_nobody() -> None:

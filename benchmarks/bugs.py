@@ -1,0 +1,185 @@
+"""How many schedules each strategy needs to find each planted bug, and the table of it.
+
+* ``python -m benchmarks bugs``: microseconds per step of a run, for a few of the stories;
+* ``python -m benchmarks bugs --trials 20 --cap 10000 [--bugs ID ...]``: make the trials that are not made
+  yet and write docs/bugs.md.  It may be interrupted and started again; results do not depend on ``--jobs``.
+
+Every bug is looked for in the built-in story that shows it, so that what is compared is how well schedules
+are chosen, not how often a campaign comes by.  Trial t makes runs with the seeds ``t/0``, ``t/1``, ... until
+one fails or the cap is reached.  The baseline is trio's own scheduling, ``batch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import svm_actors
+from benchmarks import Result, seconds
+from benchmarks._trials import Key, Store, make_missing, missing
+from benchmarks._trials import Result as Trial
+from svm_actors.bugs import BUGS
+from svm_actors.explore.determinism import digest
+from svm_actors.explore.run import run as run_once
+from svm_actors.explore.subject import Subject
+from svm_actors.explore.targets import resolve
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PAGE: Final = ROOT / "docs" / "bugs.md"
+STORE: Final = ROOT / "benchmarks" / "bugs.jsonl"
+BASELINE: Final = "batch"
+COLUMNS: Final = (BASELINE, "random", "pos", "pct", "surw", "portfolio")
+STORIES: Final = {
+    "PGM-B36": "mremap-eviction",
+    "SVM-B37": "two-vms",
+    "SVM-B41": "unmap",
+    "SVM-B50": "unmap",
+    "SVM-S08": "wide",
+    "VMB-R01": "bind-userptr",
+    "VMB-R04": "bind-shared",
+    "VMB-R05": "bind-shared",
+    "VMB-R10": "bind-queues",
+    "VMB-R17": "bind-remap",
+    "VMB-R20": "bind-lr-userptr",
+    "VMB-R21": "bind-lr-eviction",
+    "VMB-B14": "bind-shared",
+    "VMB-B17": "bind-refused",
+    "VMB-B25": "bind-user-fence",
+    "FEN-B09": "bind-queues",
+    "FEN-B19": "bind-reset",
+    "FEN-B20": "bind-reset",
+}
+"""The built-in story that shows each bug."""
+STEP_BUDGET: Final = 50_000
+
+HEAD: Final = """# Schedules to the first sign of each planted bug
+
+Every planted bug (`svm-actors bugs`) in the built-in story that shows it.
+A cell is the median number of schedules to the first failing one over the trials that found it; `(n)` is how many
+did, when not all; `-` is none.  `batch` is the baseline: trio's own scheduling, in which every task that can run does
+one op per round, in an order shuffled by the seed.  What `pct` and `surw` learn about a story beforehand, 2 and 10
+runs, is learned once for all trials and not counted.
+
+"""
+
+
+@cache
+def subject(bug: str) -> Subject:
+    """The story of a bug."""
+    (target,) = resolve(STORIES[bug])
+    return target.subject(0)
+
+
+def make_trial(call: tuple[Key, int]) -> Trial:
+    """Run until something fails."""
+    key, cap = call
+    steps = 0
+    for number in range(cap):
+        one = run_once(
+            subject(key.target),
+            seed=f"{key.trial}/{number}",
+            strategy=key.strategy,
+            bugs=(key.target,),
+            backend="direct",
+            step_budget=STEP_BUDGET,
+            digest=False,
+        )
+        steps += one.steps
+        if one.failure is not None and one.failure.kind != "budget":
+            return Trial(key, cap, number + 1, steps)
+    return Trial(key, cap, None, steps)
+
+
+def run(schedules: int = 3) -> list[Result]:
+    """Microseconds per step, set-up and oracles included."""
+    found = []
+    for bug in ("SVM-B41", "VMB-R01", "VMB-R04"):
+        call = (Key(bug, "random", 0), schedules)
+        steps = make_trial(call).steps
+        cost = seconds(lambda call=call: make_trial(call)) / steps  # type: ignore[misc]
+        found.append(Result(f"{STORIES[bug]}: a step", cost * 1e6, None, "us"))
+    return found
+
+
+def stamp() -> str:
+    """Digest of the whole package: results of another one do not count."""
+    folder = Path(svm_actors.__file__).parent
+    return digest(b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; exit 0, 1 when the portfolio missed a bug that some strategy found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks bugs")
+    parser.add_argument("--trials", type=int, default=20, help="trials of each bug under each strategy")
+    parser.add_argument("--cap", type=int, default=10_000, help="schedules of one trial")
+    parser.add_argument("--bugs", nargs="+", choices=STORIES, default=list(STORIES), metavar="ID")
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS, help="only these strategies")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--store", type=Path, default=STORE, help="results made so far")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
+    options = parser.parse_args(arguments)
+    store = Store(options.store, stamp())
+    for bug in options.bugs:
+        keys = [(Key(bug, column, trial), options.cap) for column in options.columns for trial in range(options.trials)]
+        wanted = missing(store, keys)
+        begin = time.perf_counter()
+        steps = sum(trial.steps for trial in make_missing(store, wanted, options.jobs, make_trial)) if wanted else 0
+        print(f"{bug:<10} {len(wanted):>3} trials  {steps:>9} steps  {time.perf_counter() - begin:7.1f} s", flush=True)
+    options.page.write_text(page(store, options.trials, options.cap), encoding="utf-8")
+    print(f"wrote {options.page}")
+    return 0
+
+
+def firsts(store: Store, bug: str, column: str, trials: int, cap: int) -> list[int] | None:
+    """Schedules to the first failing one, of the trials that found one; None when not all were made."""
+    made = [store.get(Key(bug, column, trial), cap) for trial in range(trials)]
+    if any(trial is None for trial in made):
+        return None
+    return [trial.first for trial in made if trial is not None and trial.first is not None]
+
+
+def cell(found: list[int] | None, trials: int) -> str:
+    """As text."""
+    if found is None:
+        return "n/r"
+    if not found:
+        return "-"
+    return f"{statistics.median(found):g}" + (f" ({len(found)})" if len(found) < trials else "")
+
+
+def page(store: Store, trials: int, cap: int) -> str:
+    """The whole page."""
+    lines = [f"| bug | what is wrong | story | {' | '.join(COLUMNS)} |", "|---|---|---|" + "---:|" * len(COLUMNS)]
+    medians: dict[str, list[float]] = {column: [] for column in COLUMNS}
+    for bug, story in STORIES.items():
+        row = {column: firsts(store, bug, column, trials, cap) for column in COLUMNS}
+        lines.append(
+            f"| {bug} | {BUGS[bug].title} | {story} | {' | '.join(cell(row[column], trials) for column in COLUMNS)} |"
+        )
+        for column, found in row.items():
+            if found is not None:
+                # A trial that found nothing needed at least the cap.
+                medians[column].append(statistics.median([*found, *[cap] * (trials - len(found))]))
+    figures = " | ".join(f"{statistics.median(values):g}" if values else "n/r" for values in medians.values())
+    means = " | ".join(
+        f"{math.exp(statistics.fmean(map(math.log, values))):.1f}" if values else "n/r" for values in medians.values()
+    )
+    worst = " | ".join(f"{max(values):g}" if values else "n/r" for values in medians.values())
+    total = " | ".join(f"{sum(values):g}" if values else "n/r" for values in medians.values())
+    lines += [
+        f"| | median over all bugs | | {figures} |",
+        f"| | geometric mean | | {means} |",
+        f"| | most | | {worst} |",
+        f"| | all bugs one after the other | | {total} |",
+    ]
+    how = (
+        f"{trials} trials with the seeds 0 to {trials - 1}, at most {cap} schedules each.  Made by\n\n"
+        f"    python -m benchmarks bugs --trials {trials} --cap {cap}\n\n"
+    )
+    return HEAD + how + "\n".join(lines) + "\n"

@@ -1,0 +1,3 @@
+"""What all tests share: running pytest sessions of their own."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,124 @@
+"""The state of a shrinking: the best failing run so far, and what it costs to try another.
+
+A candidate is accepted only if it fails with the same failure class (property name and normalised message),
+is better (:class:`~svm_actors.explore.shrink.recording.Merit`), and its own recorded choices, replayed
+strictly, fail that way again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+
+from svm_actors.explore.run import execute
+from svm_actors.explore.shrink.recording import Case, Merit, Recording
+from svm_actors.explore.strategies.guided import Guided, Plan, Point, Recorder
+from svm_actors.explore.strategies.replay import Replay
+
+SLACK: Final = 2_000
+"""Steps that a candidate may make beyond twice those of the best run before it is given up."""
+Progress = Callable[["Shrinker"], None]
+
+
+class Enough(Exception):
+    """The time or the number of runs allowed is spent; what was reached stands."""
+
+
+class NotReproduced(ValueError):
+    """The run to be shrunk does not fail as recorded; one line."""
+
+
+class Shrinker:
+    """Tries candidates and keeps the best."""
+
+    def __init__(
+        self,
+        case: Case,
+        first: Recording,
+        *,
+        seconds: float | None = None,
+        runs: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if first.run.failure is None or first.signature is None:
+            raise NotReproduced(f"{first.run.subject.name} held: there is no failure to shrink")
+        self.case = case
+        self.first = first
+        self.best = first
+        self.merit: Merit = first.merit
+        self.signature: str = first.signature
+        self.runs = 0
+        """Runs made, confirmations included."""
+        self.accepted = 0
+        """Candidates accepted."""
+        self.searched: set[frozenset[int]] = set()
+        """Operations for which other schedules were searched in vain."""
+        self._kind = first.run.failure.kind
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._limit = runs
+        self._progress = progress
+        self._tried: set[tuple[frozenset[int] | None, frozenset[tuple[Point, int | str]]]] = set()
+
+    # -- candidates ------------------------------------------------------------------
+
+    def attempt(self, plan: Plan, kept: frozenset[int] | None) -> bool:
+        """Try these deviations on these operations; True when that is the best run now."""
+        key = (kept, frozenset(plan.items()))
+        if key in self._tried:
+            return False
+        self._tried.add(key)
+        return self.offer(kept, Guided(plan))
+
+    def without(self, points: Iterable[Point]) -> bool:
+        """Try the best run with the canonical choice at these points."""
+        gone = frozenset(points)
+        return self.attempt({at: value for at, value in self.best.plan.items() if at not in gone}, self.best.kept)
+
+    def offer(self, kept: frozenset[int] | None, recorder: Recorder) -> bool:
+        """Try whatever this chooser does; True when that is the best run now."""
+        found = self.record(kept, recorder)
+        if found.signature != self.signature:
+            return False
+        merit = found.merit
+        if merit >= self.merit or not self._confirmed(found):
+            return False
+        self.best, self.merit = found, merit
+        self.accepted += 1
+        if self._progress is not None:
+            self._progress(self)
+        return True
+
+    def record(self, kept: frozenset[int] | None, recorder: Recorder) -> Recording:
+        """One run.  Raises Enough when there may be no more."""
+        self._spend()
+        return self._bounded().record(kept, recorder)
+
+    # -- the machinery -----------------------------------------------------------------
+
+    def _bounded(self) -> Case:
+        """Candidates that go on for ever are given up early, unless that is the failure."""
+        if self._kind == "budget":
+            return self.case
+        settings = self.case.settings
+        budget = min(settings.step_budget, 2 * self.merit.steps + SLACK)
+        return attrs.evolve(self.case, settings=attrs.evolve(settings, step_budget=budget))
+
+    def _confirmed(self, found: Recording) -> bool:
+        """Whether its own choices, strictly replayed, fail the same way."""
+        self._spend()
+        run = found.run
+        chooser = Replay(run.tape, run.arity)
+        again = execute(
+            run.subject, self.case.settings, chooser, run.seed, run.bugs, "direct", record=False, digest=False
+        )
+        return again.failure is not None and again.failure.signature == self.signature
+
+    def _spend(self) -> None:
+        if self._limit is not None and self.runs >= self._limit:
+            raise Enough
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise Enough
+        self.runs += 1
