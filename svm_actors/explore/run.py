@@ -145,7 +145,9 @@ def run(
     settings = Settings(chooser.name if chooser is not None else strategy, race_timers, step_budget)
     if chooser is None:
         check_strategy(strategy)
-        chooser = make(strategy, seed, partial(learned, subject, settings, tuple(bugs)), step_budget)
+        # Members of a family that differ in nothing but their number are learned once.
+        family = attrs.evolve(subject, name="profile")
+        chooser = make(strategy, seed, partial(learned, family, settings, tuple(bugs)), step_budget)
     return execute(
         subject, settings, chooser, str(seed), tuple(bugs), backend, record=record, digest=digest, coverage=coverage
     )
@@ -268,7 +270,7 @@ def judged(result: Run) -> Run:
     return attrs.evolve(result, failure=found)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def learned(subject: Subject, settings: Settings, bugs: tuple[str, ...], random_runs: int) -> Profile:
     """What profiling runs say about a subject; made once for runs that differ in nothing but the seed."""
     brief = attrs.evolve(settings, step_budget=min(settings.step_budget, PROFILE_STEPS))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT
 from svm_actors.drm.syncobj import Syncobj
 from svm_actors.drm.syncobj_wait import WaitFlags, wait_array
+from svm_actors.engine.errors import ENOENT
 from svm_actors.gpu.program import Instruction, Load, Result, Step, Store
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.mm.cpu import pieces
@@ -62,14 +63,26 @@ class BindVm:
     async def create_bo(
         self, length: int, *, placement: str = "vram", external: bool = False, name: str | None = None
     ) -> XeBo:
-        """A buffer object, local to this VM unless ``external``."""
+        """A buffer object, local to this VM unless ``external``.  -ENOENT when that VM is closed."""
         name = name or self.world.core.new_name("bo")
-        local = None if external else self.vm
         kind = self.vm.device.parts.of(XeBo)
-        async with self.vm.device.power.gate:
-            bo = await kind.create(self.vm.device, name, pages_of(length), placement=placement, vm=local)
+        local = None if external else self.vm
+        if local is not None:
+            self._lookup()
+        try:
+            async with self.vm.device.power.gate:
+                bo = await kind.create(self.vm.device, name, pages_of(length), placement=placement, vm=local)
+        finally:
+            if local is not None:
+                local.gpuvm.put_now()
         self.world.bos.append(bo)
         return bo
+
+    def _lookup(self) -> None:
+        """xe_vm_lookup: a close under way does not free the VM before the ioctl is through.  -ENOENT."""
+        if not self.vm.size:
+            raise ENOENT
+        self.vm.get()
 
     async def bind(
         self,

@@ -55,6 +55,27 @@ def test_a_queue_is_made_before_the_close_or_not_at_all(mode: Any) -> None:
 
 
 @each_mode
+def test_an_object_is_made_before_the_close_or_not_at_all(mode: Any) -> None:
+    """Found by random programs: the VM was freed between the look at it and the first reference of the object."""
+
+    async def scenario(world: World) -> None:
+        vm = await world.gpu().create_vm(world.process(), mode)
+
+        async def create() -> None:
+            try:
+                await vm.create_bo(PAGE)
+            except ENOENT:
+                world.engine.count("refused")
+
+        async with world.nursery() as nursery:
+            nursery.start_soon(create)
+            nursery.start_soon(vm.close)
+
+    runs = list(every(scenario, 40))
+    assert {bool(result.counters.get("refused")) for result in runs} == {False, True}
+
+
+@each_mode
 def test_a_queue_is_destroyed_once_when_its_vm_is_closed_meanwhile(mode: Any) -> None:
     """Whoever comes second waits until it is gone, and touches nothing."""
 
