@@ -32,8 +32,14 @@ class Content:
         """``length`` bytes from ``offset``."""
         if not self.patch:
             return bytes((self.fill,)) * length
-        get, fill = self.patch.get, self.fill
-        return bytes(get(index, fill) for index in range(offset, offset + length))
+        if length <= len(self.patch):
+            get, fill = self.patch.get, self.fill
+            return bytes(get(index, fill) for index in range(offset, offset + length))
+        data = bytearray((self.fill,)) * length
+        for index, value in self.patch.items():
+            if offset <= index < offset + length:
+                data[index - offset] = value
+        return bytes(data)
 
     def write(self, offset: int, data: bytes) -> Content:
         """A new content with ``data`` at ``offset``."""

@@ -32,6 +32,18 @@ from svm_actors.mm.page_table import Entry
 Values = frozenset[int]
 _ZERO: Values = frozenset({0})
 _MAX_CHANGES = 64
+_STRIDE = 64
+"""Bytes compared at once; divides the page."""
+
+
+def parted(data: bytes) -> tuple[int, list[int]]:
+    """The value most bytes have, and where the others are: what a whole page costs depends on these alone."""
+    if data.count(data[:1]) == len(data):
+        return data[0], []
+    fill = max(sorted(set(data)), key=data.count)
+    blank = bytes((fill,)) * _STRIDE
+    strides = [start for start in range(0, len(data), _STRIDE) if data[start : start + _STRIDE] != blank]
+    return fill, [index for start in strides for index in range(start, start + _STRIDE) if data[index] != fill]
 
 
 class PageValues:
@@ -54,17 +66,20 @@ class PageValues:
 
     def write(self, offset: int, data: bytes) -> None:
         """A store that is now the only legal value."""
-        if len(data) == PAGE_SIZE and data.count(data[:1]) == PAGE_SIZE:
-            self.base, self.known = frozenset({data[0]}), {}
+        if len(data) == PAGE_SIZE:
+            fill, rest = parted(data)
+            self.base, self.known = frozenset({fill}), {index: frozenset({data[index]}) for index in rest}
             return
         for index, value in enumerate(data, offset):
             self.known[index] = frozenset({value})
 
     def may(self, offset: int, data: bytes) -> None:
         """A store that may or may not be what a read sees."""
-        if len(data) == PAGE_SIZE and data.count(data[:1]) == PAGE_SIZE:
-            self.base |= {data[0]}
-            self.known = {index: values | {data[0]} for index, values in self.known.items()}
+        if len(data) == PAGE_SIZE:
+            fill, rest = parted(data)
+            offsets = [*self.known, *(index for index in rest if index not in self.known)]
+            self.known = {index: self.at(index) | {data[index]} for index in offsets}
+            self.base |= {fill}
             return
         for index, value in enumerate(data, offset):
             self.known[index] = self.at(index) | {value}
@@ -146,9 +161,7 @@ class Coherence:
 
     def _mirror(self, event: MirrorAccess) -> None:
         mm, who = event.mirror.mm, event.mirror.name
-        data = event.content.read(0, 1) if event.content.patch else event.content.read(0, PAGE_SIZE)
-        if not event.write:
-            data = data[:1]
+        data = event.content.read(0, PAGE_SIZE if event.write else 1)
         state = authority(mm, event.vpn, event.folio)
         if state == "stale":
             self.world.engine.count("HM-D02")

@@ -203,7 +203,8 @@ class World:
         for syncobj in self.syncobjs:
             syncobj.put()
         for mirror in self.mirrors:
-            await mirror.close()
+            if not mirror.closed:
+                await mirror.close()
         for process in self.processes:
             await process.exit()
         await self.settle()

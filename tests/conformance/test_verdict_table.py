@@ -52,7 +52,7 @@ def test_the_page_says_what_the_tests_say():
 
 def test_the_page_names_every_suite_that_has_tests():
     text = page()
-    for suite in ("dma_fence_selftests", "drm_sched_kunit", "igt_vm_bind"):
+    for suite in ("dma_fence_selftests", "drm_sched_kunit", "hmm_selftests", "igt_vm_bind"):
         assert f"## {suite}" in text
 
 

@@ -1,5 +1,7 @@
 """The coherence oracle accepts every legal answer and no other one."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +9,11 @@ from mm_rig import FIRST, Rig
 
 from svm_actors.engine.errors import PropertyFailed
 from svm_actors.gpu.events import GpuAccess
+from svm_actors.mirror.mirror import MirrorAccess
 from svm_actors.mm.constants import PAGE_SIZE
+from svm_actors.mm.content import ZERO
 from svm_actors.mm.events import CpuAccess, RangeChanged, RangeChanging
+from svm_actors.mm.page_table import Entry, Pte
 from svm_actors.oracle.coherence import Coherence, PageValues
 
 
@@ -171,7 +176,49 @@ def test_an_end_without_a_beginning_is_noticed(watched):
         oracle(change(RangeChanged, rig, "unmap"))
 
 
-stores = st.lists(st.tuples(st.integers(0, PAGE_SIZE - 4), st.binary(min_size=1, max_size=4)), max_size=8)
+some = st.tuples(st.integers(0, PAGE_SIZE - 4), st.binary(min_size=1, max_size=4))
+stores = st.lists(some, max_size=8)
+
+
+def whole(fill, patches):
+    """A store of a whole page."""
+    page = bytearray((fill,)) * PAGE_SIZE
+    for offset, data in patches:
+        page[offset : offset + len(data)] = data
+    return 0, bytes(page)
+
+
+whole_pages = st.builds(whole, st.integers(0, 255), stores)
+
+
+@given(st.lists(some | whole_pages, max_size=6), st.lists(some | whole_pages, max_size=6))
+def test_every_byte_has_what_was_stored_there_and_what_may_have_been(definite, possible):
+    """The other way to say it: a set for each byte."""
+    page, model = PageValues(), [{0} for _ in range(PAGE_SIZE)]
+    for offset, data in definite:
+        page.write(offset, data)
+        for index, value in enumerate(data, offset):
+            model[index] = {value}
+    for offset, data in possible:
+        page.may(offset, data)
+        for index, value in enumerate(data, offset):
+            model[index].add(value)
+    assert [page.at(offset) for offset in range(PAGE_SIZE)] == model
+
+
+@pytest.mark.parametrize("where", [0, 9, PAGE_SIZE - 1])
+def test_a_mirror_writes_whole_pages(watched, where):
+    """Each byte of it, also of a page of mixed bytes."""
+    oracle, rig = watched
+    mirror, page = SimpleNamespace(mm=rig.mm, name="mirror"), folio(rig)
+    rig.mm.page_table.set(FIRST, Pte(Entry.PRESENT, page))
+    cpu(oracle, rig, 0, 5, write=True)
+    oracle(MirrorAccess(mirror, FIRST, True, ZERO.write(where, b"x"), page))
+    for offset in (0, 9, 100, PAGE_SIZE - 1):
+        value = ord("x") if offset == where else 0
+        oracle(CpuAccess(rig.mm, FIRST, offset, bytes([value]), False, page))
+        with pytest.raises(PropertyFailed):
+            oracle(CpuAccess(rig.mm, FIRST, offset, bytes([value ^ 5]), False, page))
 
 
 @given(stores)
