@@ -101,11 +101,12 @@ def test_a_profile_belongs_to_one_program() -> None:
 
 
 def test_a_profile_is_learned_once_and_does_not_depend_on_what_ran_before() -> None:
-    subject = subject_of(lost_update)
+    """Not for every member of a family either: what they are called is nothing to learn."""
+    subject = subject_of(lost_update, name="profile")
     learned.cache_clear()
     first = learned(subject, Settings("urw"), (), RANDOM_RUNS)
     for seed in range(5):
-        run(lost_update, strategy="urw", seed=seed, backend="direct")
+        run(lost_update, strategy="urw", seed=seed, backend="direct", name=f"lost_update@{seed}")
     assert learned.cache_info().misses == 1
     learned.cache_clear()
     assert learned(subject, Settings("urw"), (), RANDOM_RUNS) == first
