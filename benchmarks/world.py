@@ -11,6 +11,7 @@ the cost grows, and other work on the machine must not answer.
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from collections.abc import Awaitable, Callable
@@ -122,12 +123,18 @@ def held(scenario: Callable[[World], Awaitable[None]], config: Config) -> Run:
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
-    """Processor seconds of the quickest repeat."""
+    """Processor seconds of the quickest repeat.
+
+    What the process had before is kept out of the cycle collector's sight: walking it is not the work's cost.
+    """
     taken = []
     for _ in range(repeats):
+        gc.collect()
+        gc.freeze()
         begin = time.process_time()
         work()
         taken.append(time.process_time() - begin)
+        gc.unfreeze()
     return min(taken)
 
 
