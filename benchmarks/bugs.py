@@ -35,27 +35,6 @@ PAGE: Final = ROOT / "docs" / "bugs.md"
 STORE: Final = ROOT / "benchmarks" / "bugs.jsonl"
 BASELINE: Final = "batch"
 COLUMNS: Final = (BASELINE, "random", "pos", "pct", "surw", "portfolio")
-STORIES: Final = {
-    "PGM-B36": "mremap-eviction",
-    "SVM-B37": "two-vms",
-    "SVM-B41": "unmap",
-    "SVM-B50": "unmap",
-    "SVM-S08": "wide",
-    "VMB-R01": "bind-userptr",
-    "VMB-R04": "bind-shared",
-    "VMB-R05": "bind-shared",
-    "VMB-R10": "bind-queues",
-    "VMB-R17": "bind-remap",
-    "VMB-R20": "bind-lr-userptr",
-    "VMB-R21": "bind-lr-eviction",
-    "VMB-B14": "bind-shared",
-    "VMB-B17": "bind-refused",
-    "VMB-B25": "bind-user-fence",
-    "FEN-B09": "bind-queues",
-    "FEN-B19": "bind-reset",
-    "FEN-B20": "bind-reset",
-}
-"""The built-in story that shows each bug."""
 STEP_BUDGET: Final = 50_000
 
 HEAD: Final = """# Schedules to the first sign of each planted bug
@@ -72,7 +51,7 @@ runs, is learned once for all trials and not counted.
 @cache
 def subject(bug: str) -> Subject:
     """The story of a bug."""
-    (target,) = resolve(STORIES[bug])
+    (target,) = resolve(BUGS[bug].story)
     return target.subject(0)
 
 
@@ -103,7 +82,7 @@ def run(schedules: int = 3) -> list[Result]:
         call = (Key(bug, "random", 0), schedules)
         steps = make_trial(call).steps
         cost = seconds(lambda call=call: make_trial(call)) / steps  # type: ignore[misc]
-        found.append(Result(f"{STORIES[bug]}: a step", cost * 1e6, None, "us"))
+        found.append(Result(f"{BUGS[bug].story}: a step", cost * 1e6, None, "us"))
     return found
 
 
@@ -118,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks bugs")
     parser.add_argument("--trials", type=int, default=20, help="trials of each bug under each strategy")
     parser.add_argument("--cap", type=int, default=10_000, help="schedules of one trial")
-    parser.add_argument("--bugs", nargs="+", choices=STORIES, default=list(STORIES), metavar="ID")
+    parser.add_argument("--bugs", nargs="+", choices=BUGS, default=list(BUGS), metavar="ID")
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS, help="only these strategies")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--store", type=Path, default=STORE, help="results made so far")
@@ -157,7 +136,7 @@ def page(store: Store, trials: int, cap: int) -> str:
     """The whole page."""
     lines = [f"| bug | what is wrong | story | {' | '.join(COLUMNS)} |", "|---|---|---|" + "---:|" * len(COLUMNS)]
     medians: dict[str, list[float]] = {column: [] for column in COLUMNS}
-    for bug, story in STORIES.items():
+    for bug, story in ((bug, BUGS[bug].story) for bug in BUGS):
         row = {column: firsts(store, bug, column, trials, cap) for column in COLUMNS}
         lines.append(
             f"| {bug} | {BUGS[bug].title} | {story} | {' | '.join(cell(row[column], trials) for column in COLUMNS)} |"

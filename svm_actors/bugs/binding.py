@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.bugs.bug import Bug, replace_guard
+from svm_actors.bugs.bug import Bug, replace_guard, replace_part
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.xe.bind_ops import BindOps
 from svm_actors.xe.range_fence import RangeFenceTree
 from svm_actors.xe.user_fence import UserFence
 
 if TYPE_CHECKING:
-    from svm_actors.world import GpuDevice
     from svm_actors.xe.bind_ops import XeOp
 
 
@@ -42,12 +41,6 @@ def forgets_the_range(original: type[BindOps]) -> type[BindOps]:
     return ForgetsRange
 
 
-def plant_b17(device: GpuDevice) -> None:
-    """Both halves, for VMs without faults."""
-    parts = device.driver.parts
-    parts.replaced[BindOps] = forgets_the_range(parts.of(BindOps))
-
-
 def nothing_under_way(_tree: RangeFenceTree, _start: int, _end: int) -> list[Fence]:
     """Updates that came through other queues are not looked for."""
     return []
@@ -64,7 +57,8 @@ VMB_B17 = Bug(
     removes="BindOps.restore",
     races=("VMB-R29",),
     oracles=("binds/INV-VMB-08",),
-    plant=plant_b17,
+    story="bind-refused",
+    plant=replace_part(BindOps, forgets_the_range),
 )
 """Noticed by whoever compares the VM's mappings with those before a call that failed."""
 
@@ -74,6 +68,7 @@ VMB_R10 = Bug(
     removes="RangeFenceTree.overlapping",
     races=("VMB-R10",),
     oracles=("binds/INV-VMB-13", "binds/INV-VMB-03", "bindings/INV-VMB-03", "lifetime"),
+    story="bind-queues",
     plant=replace_guard(RangeFenceTree, "overlapping", nothing_under_way),
 )
 """Noticed by data, by a job that faults, and at rest by entries that lead elsewhere than their mapping."""
@@ -84,6 +79,7 @@ VMB_B25 = Bug(
     removes="UserFence.mark_signalled",
     races=("VMB-R28",),
     oracles=("binds/VMB-R28",),
+    story="bind-user-fence",
     plant=replace_guard(UserFence, "mark_signalled", mark_when_written),
 )
 """Noticed by a client that has seen the value, and whose unbind answers -EBUSY."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from svm_actors.world import GpuDevice, World
+from svm_actors.engine.parts import Parts
 
-Hook = Callable[["GpuDevice"], None]
+Plant = Callable[[Parts], None]
+"""Changes what a machine is built from."""
 
 
 @attrs.frozen
@@ -22,37 +22,32 @@ class Bug:
     title: str
     """What is wrong, in a few words."""
     removes: str
-    """The guard that is gone: ``class.method``."""
+    """The guard that is gone: ``Class.method``, or ``module.function``."""
     races: tuple[str, ...]
     """Ids of the races whose window it opens."""
     oracles: tuple[str, ...]
     """Any of these, as ``oracle`` or ``oracle/rule``, is how it is noticed."""
-    plant: Hook = attrs.field(repr=False)
-    """Change one GPU's driver, as soon as it is built."""
-
-    def install(self, world: World) -> None:
-        """Plant it in every GPU of a world, those already built and those to come."""
-        for device in world.gpus:
-            self.plant(device)
-        world.hooks.append(self.plant)
+    story: str
+    """The built-in target in which it is soon noticed."""
+    plant: Plant = attrs.field(repr=False)
+    """Change what a machine is built from, before anything of it is built."""
 
 
-def replace_guard(part: str | type, guard: str, deviation: Callable[..., Any]) -> Hook:
-    """A hook that swaps one method of one of the classes a driver is built from.
+def replace_guard(part: type, guard: str, deviation: Any) -> Plant:
+    """A bug that is one method of one class, which the model builds through :meth:`Parts.of`."""
+    return lambda parts: parts.replace_guard(part, guard, deviation)
 
-    ``part`` is a field of :class:`XeParts`, or one of the classes that are looked up with :meth:`XeParts.of`.
-    What is there is subclassed, so several bugs can be planted at once.
-    """
 
-    def plant(device: GpuDevice) -> None:
-        parts = device.driver.parts
-        original = getattr(parts, part) if isinstance(part, str) else parts.of(part)
-        if not hasattr(original, guard):
-            raise TypeError(f"{original.__name__} has no guard {guard}")
-        deviant = type(original.__name__, (original,), {guard: deviation})
-        if isinstance(part, str):
-            setattr(parts, part, deviant)
-        else:
-            parts.replaced[part] = deviant
+def replace_part(part: Any, deviate: Callable[[Any], Any]) -> Plant:
+    """A bug that changes a class in more than one place, or a function: ``deviate`` is given the original."""
+    return lambda parts: parts.replace(part, deviate)
+
+
+def together(*plants: Plant) -> Plant:
+    """A bug that changes several parts."""
+
+    def plant(parts: Parts) -> None:
+        for each in plants:
+            each(parts)
 
     return plant

@@ -39,6 +39,7 @@ VMB_R01 = Bug(
     removes="Exec.publish",
     races=("VMB-R01", "VMB-R02"),
     oracles=("lifetime", "coherence", "binds/INV-VMB-13"),
+    story="bind-userptr",
     plant=replace_guard(Exec, "publish", publish_outside),
 )
 
@@ -48,5 +49,6 @@ VMB_R05 = Bug(
     removes="Exec.add_fence",
     races=("VMB-R05", "VMB-R25"),
     oracles=("submission/INV-VMB-06", "lifetime", "binds/INV-VMB-13"),
+    story="bind-shared",
     plant=replace_guard(Exec, "add_fence", fence_for_the_vm_only),
 )

@@ -14,8 +14,9 @@ def in_reach(_vm: DrmGpuvm, _vm_bo: DrmGpuvmBo) -> bool:
 VMB_B14 = Bug(
     id="VMB-B14",
     title="the eviction of an external object edits the VM's evict list without the VM's reservation",
-    removes="DrmGpuvm.evict_list_out_of_reach",
+    removes="GpuvmEvict.evict_list_out_of_reach",
     races=("VMB-R06",),
     oracles=("gpuvm", "engine"),
+    story="bind-shared",
     plant=replace_guard(DrmGpuvm, "evict_list_out_of_reach", in_reach),
 )

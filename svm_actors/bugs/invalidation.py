@@ -33,7 +33,8 @@ SVM_B41 = Bug(
     removes="XeSvm.wait_tlb_flush",
     races=("SVM-R51",),
     oracles=_ORACLES,
-    plant=replace_guard("svm", "wait_tlb_flush", do_not_wait),
+    story="unmap",
+    plant=replace_guard(XeSvm, "wait_tlb_flush", do_not_wait),
 )
 
 SVM_B50 = Bug(
@@ -42,7 +43,8 @@ SVM_B50 = Bug(
     removes="XeSvm.submit_tlb_flush",
     races=("SVM-R51",),
     oracles=_ORACLES,
-    plant=replace_guard("svm", "submit_tlb_flush", no_flush),
+    story="unmap",
+    plant=replace_guard(XeSvm, "submit_tlb_flush", no_flush),
 )
 
 SVM_S08 = Bug(
@@ -51,5 +53,6 @@ SVM_S08 = Bug(
     removes="XeSvm.widen",
     races=("SVM-R51",),
     oracles=_ORACLES,
-    plant=replace_guard("svm", "widen", forget_earlier_ranges),
+    story="wide",
+    plant=replace_guard(XeSvm, "widen", forget_earlier_ranges),
 )

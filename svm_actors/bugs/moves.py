@@ -18,6 +18,7 @@ VMB_R04 = Bug(
     removes="XeBo.move_waits_for",
     races=("VMB-R04", "VMB-R05"),
     oracles=("lifetime", "binds/INV-VMB-13"),
+    story="bind-shared",
     plant=replace_guard(XeBo, "move_waits_for", moves_only),
 )
 """Noticed by data, when the copy is taken before the job has stored, and by a store to memory that is freed."""

@@ -17,5 +17,6 @@ SVM_B37 = Bug(
     removes="XePt.precommit_range",
     races=("SVM-R02", "SVM-R12", "SVM-R49"),
     oracles=("invalidation/INV-01", "structure/INV-03", "lifetime", "coherence"),
-    plant=replace_guard("pt", "precommit_range", no_recheck),
+    story="two-vms",
+    plant=replace_guard(XePt, "precommit_range", no_recheck),
 )

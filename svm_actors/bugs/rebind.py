@@ -20,6 +20,7 @@ VMB_R20 = Bug(
     removes="RebindWorker.still_valid",
     races=("VMB-R20",),
     oracles=("lifetime", "coherence", "binds/INV-VMB-13"),
+    story="bind-lr-userptr",
     plant=replace_guard(RebindWorker, "still_valid", no_last_look),
 )
 
@@ -29,6 +30,7 @@ VMB_R21 = Bug(
     removes="RebindWorker.reactivate",
     races=("VMB-R21",),
     oracles=("engine/deadlock",),
+    story="bind-lr-eviction",
     plant=replace_guard(RebindWorker, "reactivate", stay_asleep),
 )
 """Noticed by the engine: the job is never run, and whoever waits for it never goes on."""

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.bugs.bug import Bug
+from svm_actors.bugs.bug import Bug, replace_part
 from svm_actors.xe.queue_reset import GtReset
 
 if TYPE_CHECKING:
-    from svm_actors.world import GpuDevice
     from svm_actors.xe.exec_job import ExecJob
     from svm_actors.xe.exec_queue import ExecQueue
 
 
-class ReplaysEverything(GtReset):
+def replays_everything(original: type[GtReset]) -> type[GtReset]:
     """Whatever is on the list of pending jobs is put on the ring; what is done runs again."""
 
-    replaying = False
-    """The guard is asked for the second purpose; for the first, who is guilty, it stays."""
+    class ReplaysEverything(original):  # type: ignore[misc, valid-type]
+        replaying = False
+        """The guard is asked for the second purpose; for the first, who is guilty, it stays."""
 
-    def skips(self, job: ExecJob) -> bool:
-        """The guard that is gone."""
-        return not self.replaying and super().skips(job)
+        def skips(self, job: ExecJob) -> bool:
+            return not self.replaying and super().skips(job)
 
-    async def restart(self, queue: ExecQueue) -> None:
-        """Where jobs are put on the ring again."""
-        self.replaying = True
-        await super().restart(queue)
-        self.replaying = False
+        async def restart(self, queue: ExecQueue) -> None:
+            self.replaying = True
+            await super().restart(queue)
+            self.replaying = False
 
-
-def plant(device: GpuDevice) -> None:
-    """The reset of one device."""
-    submission = device.driver.submission
-    submission.reset = ReplaysEverything(submission)
+    return ReplaysEverything
 
 
 FEN_B20 = Bug(
@@ -42,5 +36,6 @@ FEN_B20 = Bug(
     removes="GtReset.skips",
     races=("FEN-R31",),
     oracles=("lifetime", "binds", "submission", "fences", "engine"),
-    plant=plant,
+    story="bind-reset",
+    plant=replace_part(GtReset, replays_everything),
 )

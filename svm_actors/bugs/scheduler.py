@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from svm_actors.bugs.bug import Bug, replace_guard
 from svm_actors.dma_buf.fence import Fence
-from svm_actors.drm.sched import DrmSched
 from svm_actors.drm.sched_entity import SchedEntity
 from svm_actors.drm.sched_timeout import SchedTimeout
 
 if TYPE_CHECKING:
     from svm_actors.drm.sched_job import SchedJob
-    from svm_actors.world import GpuDevice
 
 
 def only_clear(entity: SchedEntity, fence: Fence) -> None:
@@ -21,19 +19,9 @@ def only_clear(entity: SchedEntity, fence: Fence) -> None:
     fence.put()
 
 
-class DropsFalseAlarms(SchedTimeout):
+async def dropped(timeout: SchedTimeout, job: SchedJob) -> None:
     """A job that was not hung is not put back on the pending list."""
-
-    async def reinsert(self, job: SchedJob) -> None:
-        """The guard that is gone."""
-        await self.sched.engine.step("read", job)
-
-
-def plant_b19(device: GpuDevice) -> None:
-    """Schedulers with that handler."""
-    parts = device.driver.parts
-    original = parts.of(DrmSched)
-    parts.replaced[DrmSched] = type(original.__name__, (original,), {"timeout_class": DropsFalseAlarms})
+    await timeout.sched.engine.step("read", job)
 
 
 FEN_B09 = Bug(
@@ -42,6 +30,7 @@ FEN_B09 = Bug(
     removes="SchedEntity.dependency_signaled",
     races=("FEN-R19",),
     oracles=("engine/deadlock", "sched"),
+    story="bind-queues",
     plant=replace_guard(SchedEntity, "dependency_signaled", only_clear),
 )
 """Noticed by the engine: the job behind the dependency is never run."""
@@ -52,6 +41,7 @@ FEN_B19 = Bug(
     removes="SchedTimeout.reinsert",
     races=("FEN-R21",),
     oracles=("engine/deadlock", "sched", "leaks", "submission"),
-    plant=plant_b19,
+    story="bind-reset",
+    plant=replace_guard(SchedTimeout, "reinsert", dropped),
 )
 """Noticed when its queue is taken apart: that waits for a job which nobody frees."""

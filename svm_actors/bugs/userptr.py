@@ -19,5 +19,6 @@ VMB_R17 = Bug(
     removes="Userptr.mark_invalidated",
     races=("VMB-R17", "VMB-R02"),
     oracles=("lifetime", "coherence", "binds/INV-VMB-13"),
+    story="bind-remap",
     plant=replace_guard(Userptr, "mark_invalidated", only_when_bound),
 )

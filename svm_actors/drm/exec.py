@@ -16,7 +16,7 @@ Simplified: the growing array of objects is a list; that it may need memory is k
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from svm_actors.dma_buf.fence_memory import FenceMemory, allocate
 from svm_actors.dma_buf.resv import RESERVATION_WW_CLASS, DmaResv
@@ -35,17 +35,6 @@ class ExecObject(Protocol):
     @property
     def resv(self) -> DmaResv:
         """Its reservation; objects may share one."""
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """An object that counts references; a list of locked objects holds one on each."""
-
-    def get(self) -> Any:
-        """drm_gem_object_get."""
-
-    def put_now(self) -> Any:
-        """drm_gem_object_put, without a scheduling point."""
 
 
 class DrmExec:
@@ -235,12 +224,17 @@ class DrmExec:
         _put(obj)
 
 
-def _get(obj: ExecObject) -> ExecObject:
-    if isinstance(obj, Counted):
+def counted(obj: object) -> bool:
+    """It counts references; a list of locked objects holds one on each that does."""
+    return hasattr(obj, "get") and hasattr(obj, "put_now")
+
+
+def _get(obj: Any) -> Any:
+    if counted(obj):
         obj.get()
     return obj
 
 
-def _put(obj: ExecObject | None) -> None:
-    if isinstance(obj, Counted):
+def _put(obj: Any) -> None:
+    if counted(obj):
         obj.put_now()

@@ -116,9 +116,9 @@ class DrmPagemap(Actor):
         self.works = WorkQueue(engine, f"{name}.works")
         """What atomic context and inner locks leave to a worker."""
         self.pgmap = DevPagemap(engine, f"{name}.pgmap", owner, base_pfn, npages, self)
-        self.to_devmem = ToDevmem(self)
+        self.to_devmem = self.engine.parts.of(ToDevmem)(self)
         self.to_ram = ToRam(self)
-        self.evict_passes = EvictPasses(self)
+        self.evict_passes = self.engine.parts.of(EvictPasses)(self)
         self.handle(PopulateMm, self._populate_mm)
         self.handle(EvictToRam, self._evict_to_ram)
         self.handle(MigrateToRam, self._migrate_to_ram)

@@ -212,7 +212,10 @@ class EvictPasses(_Home):
     """drm_pagemap_evict_to_ram."""
 
     async def run(self, devmem: Devmem) -> None:
-        """E1 to E4.  Returns when ``detached``; -EBUSY, -EFAULT, -ENOMEM."""
+        """E1 to E4, by physical pages alone (RULE-48, PGM-B36).
+
+        Returns when ``detached``; -EBUSY, -EFAULT, -ENOMEM.
+        """
         if self.engine.now < devmem.timeslice_expiration:
             self.engine.count("PGM-R32")
         error: KernelError | None = None

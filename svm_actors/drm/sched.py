@@ -110,7 +110,8 @@ class DrmSched:
         """Where killed jobs are brought to their end, and timeouts handled unless told otherwise."""
         self.work_run_job = Work(engine, f"{name}.run_job", self._run_job_work)
         self.work_free_job = Work(engine, f"{name}.free_job", self._free_job_work)
-        self.tdr = self.timeout_class(self, timeout, self.system_wq if timeout_wq is None else timeout_wq)
+        tdr = engine.parts.of(self.timeout_class)
+        self.tdr = tdr(self, timeout, self.system_wq if timeout_wq is None else timeout_wq)
         self.recovery = self.recovery_class(self)
         engine.emit(SchedStarted(self))
 

@@ -109,23 +109,19 @@ class SchedJob:
                 self.dependencies[index] = later
                 other.put()
                 return
-        if self._prepaid:
-            self._prepaid -= 1
-        else:
-            self._pay_for(fence)
+        if not self._prepaid:
+            try:
+                self.prealloc_dependency()
+            except ENOMEM:
+                fence.put()
+                raise
+        self._prepaid -= 1
         self.dependencies.append(fence)
 
     def prealloc_dependency(self) -> None:
         """Room for one dependency that will be known only where nothing may be allocated.  -ENOMEM."""
         allocate(self.engine, self._memory, "job dependency")
         self._prepaid += 1
-
-    def _pay_for(self, fence: Fence) -> None:
-        try:
-            allocate(self.engine, self._memory, "job dependency")
-        except ENOMEM:
-            fence.put()
-            raise
 
     def add_resv_dependencies(self, resv: DmaResv, usage: Usage) -> None:
         """Wait for what a reservation holds up to this usage; its lock is held.  -ENOMEM."""

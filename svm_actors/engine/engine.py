@@ -29,6 +29,7 @@ from svm_actors.engine.errors import EngineError
 from svm_actors.engine.lockdep import LockDep
 from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.op import render
+from svm_actors.engine.parts import Parts
 from svm_actors.engine.report import budget_spent, deadlock
 from svm_actors.engine.source import Source
 from svm_actors.engine.task import NOBODY, Task, Thread
@@ -85,6 +86,7 @@ class Engine:
         self.counters: Counter[str] = Counter()
         """Window events and statistics by name."""
         self.lockdep = LockDep()
+        self.parts = Parts()
         self.listeners: list[Callable[[Any], None]] = []
         self._timers: list[tuple[int, int, int, Task]] = []
         self._idler: Task | None = None

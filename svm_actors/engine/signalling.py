@@ -162,9 +162,11 @@ def might_alloc(engine: Engine, what: str, gfp: Gfp = Gfp.KERNEL) -> None:
         return
     if in_signalling(engine):
         _forbidden(engine, f"allocates {what} with {gfp.value}, which may reclaim")
+    last = FS_RECLAIM
     for held in task.thread.held:
-        if held.lock_class != FS_RECLAIM:
-            engine.lockdep.order(task, held.lock_class, FS_RECLAIM)
+        if held.lock_class not in (last, FS_RECLAIM):
+            last = held.lock_class
+            engine.lockdep.order(task, last, FS_RECLAIM)
 
 
 def might_fault(engine: Engine, what: str) -> None:

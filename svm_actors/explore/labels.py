@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from svm_actors.explore.packing import PackingError
+from svm_actors.explore.packing import PackingError, inflate
 from svm_actors.explore.strategies.guided import Decision
 
 MAX_BYTES: Final = 1 << 24
@@ -60,7 +60,7 @@ def pack_labels(labels: Sequence[Label]) -> bytes:
 def unpack_labels(packed: bytes, count: int) -> tuple[Label, ...]:
     """The labels of ``count`` choices."""
     try:
-        wire = msgspec.msgpack.decode(_inflate(packed), type=_Wire)
+        wire = msgspec.msgpack.decode(inflate(packed, MAX_BYTES, "labels", "table of labels"), type=_Wire)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PackingError(f"expected a table of labels: {' '.join(str(error).split())}") from None
     found = tuple(_rows(wire, count))
@@ -135,17 +135,6 @@ def _rows(wire: _Wire, count: int) -> Iterator[Label]:
         yield Label(task, text, tuple(options))
     if next(numbers, None) is not None:
         raise PackingError(f"expected labels of {count} choices, found more")
-
-
-def _inflate(packed: bytes) -> bytes:
-    stream = zlib.decompressobj()
-    try:
-        data = stream.decompress(packed, MAX_BYTES + 1)
-    except zlib.error:
-        raise PackingError("expected deflated labels, found other bytes") from None
-    if len(data) > MAX_BYTES or not stream.eof or stream.unused_data:
-        raise PackingError("expected exactly one deflated table of labels")
-    return data
 
 
 def _check(labels: Sequence[Label]) -> None:

@@ -36,7 +36,7 @@ def unpack(packed: bytes, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]
     """``(choices, arities)`` of ``count`` choices."""
     if not 0 <= count <= MAX_CHOICES:
         raise PackingError(f"expected 0 to {MAX_CHOICES} choices, found a count of {count}")
-    numbers = _numbers(_inflate(packed, 2 * count * _LONGEST))
+    numbers = _numbers(inflate(packed, 2 * count * _LONGEST, "choices", "list of choices of the stated length"))
     if len(numbers) != 2 * count:
         raise PackingError(f"expected {count} arities and {count} choices, found {len(numbers)} numbers")
     arities, choices = tuple(numbers[:count]), tuple(numbers[count:])
@@ -67,16 +67,16 @@ def _varints(numbers: Iterable[int]) -> bytes:
     return bytes(out)
 
 
-def _inflate(packed: bytes, limit: int) -> bytes:
-    """Inflate to at most ``limit`` bytes; all input must be used."""
+def inflate(packed: bytes, limit: int, what: str, whole: str) -> bytes:
+    """Inflate to at most ``limit`` bytes; all input must be used.  PackingError, which says what was expected."""
     stream = zlib.decompressobj()
     try:
         # One more than allowed tells "too long" from "just fits" (and a limit of 0 would mean none).
         data = stream.decompress(packed, limit + 1)
     except zlib.error:
-        raise PackingError("expected deflated choices, found other bytes") from None
+        raise PackingError(f"expected deflated {what}, found other bytes") from None
     if len(data) > limit or not stream.eof or stream.unused_data:
-        raise PackingError("expected exactly one deflated list of choices of the stated length")
+        raise PackingError(f"expected exactly one deflated {whole}")
     return data
 
 

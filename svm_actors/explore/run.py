@@ -1,6 +1,6 @@
 """One run of one scenario, and its strict replay.
 
-The scenario is the task ``main``: the world is built, the planted bugs are installed, the oracles
+The scenario is the task ``main``: bugs are planted, the world is built, the oracles
 attached, the scenario awaited, the world closed.  A failure of any of these is a result, not an
 exception: a campaign of a thousand runs is a loop.
 """
@@ -171,10 +171,11 @@ def replay(
     subject = subject_at(known.target, scenario, config)
     check_token(known, subject)
     settings = token_settings(known)
-    recorder = Recorder(Replay(known.choices, known.arities), texts=True)
-    chooser = recorder if labels else Replay(known.choices, known.arities)
+    chooser: Replay | Recorder = Replay(known.choices, known.arities)
+    if labels:
+        chooser = Recorder(chooser, texts=True)
     found = execute(subject, settings, chooser, known.seed, known.bugs, backend, record=record, digest=True)
-    return attrs.evolve(found, labels=labels_of(recorder.decisions)) if labels else found
+    return attrs.evolve(found, labels=labels_of(chooser.decisions)) if isinstance(chooser, Recorder) else found
 
 
 def token_settings(token: Token) -> Settings:
@@ -315,9 +316,9 @@ def _result(
 
 def build_world(engine: Engine, config: Config | None, bugs: Sequence[str]) -> World:
     """A machine with its planted bugs and its oracles."""
-    world = World(engine, config)
     for bug in bugs:
-        BUGS[bug].install(world)
+        BUGS[bug].plant(engine.parts)
+    world = World(engine, config)
     attach(world)
     return world
 

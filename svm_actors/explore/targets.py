@@ -2,6 +2,7 @@
 
 ========================  =========================================================================
 ``default``               the built-in mix
+``witnesses``             every witness: small scenarios about one guard each
 a built-in name           that workload alone (:mod:`svm_actors.workload.builtin`)
 ``SCRIPT.py``             a scenario script
 ``strace:FILE``           a recorded log of memory system calls, in windows, with GPUs that mirror
@@ -31,6 +32,7 @@ from svm_actors.explore.subject import Scenario, Subject, split_name, subject_of
 from svm_actors.workload import builtin
 
 DEFAULT: Final = "default"
+WITNESSES: Final = "witnesses"
 _INDEXED: Final = re.compile(r"(.+)@(\d{1,12})")
 _NUMBERED: Final = re.compile(r"(.+)#(\d{1,12})")
 
@@ -61,7 +63,9 @@ def resolve(name: str) -> list[Target]:
     """The targets a name stands for: several for ``default``.  Raises UnknownTarget or BadInput."""
     found = {entry.name: entry for entry in builtin.builtin_targets()}
     if name == DEFAULT:
-        return [_builtin(entry) for entry in found.values()]
+        return [_builtin(entry) for entry in found.values() if entry.weight]
+    if name == WITNESSES:
+        return [_builtin(entry) for entry in found.values() if not entry.weight]
     if name in found:
         return [_builtin(found[name])]
     kind, _, file = name.partition(":")
@@ -69,7 +73,7 @@ def resolve(name: str) -> list[Target]:
         return [Target(name, _RECORDINGS[kind](file))]
     if name.endswith(".py"):
         return [subject_target(read_script(name).subject())]
-    known = ", ".join([DEFAULT, *found, "SCRIPT.py", "strace:FILE", "kernel:FILE", "litmus:FILE[#N]"])
+    known = ", ".join([DEFAULT, WITNESSES, *found, "SCRIPT.py", "strace:FILE", "kernel:FILE", "litmus:FILE[#N]"])
     raise UnknownTarget(f"unknown target {name!r}; expected one of: {known}")
 
 
@@ -104,7 +108,7 @@ def subject_target(scenario: Scenario | Subject) -> Target:
 
 
 def _builtin(entry: builtin.Target) -> Target:
-    return Target(entry.name, partial(_builtin_subject, entry), entry.weight)
+    return Target(entry.name, partial(_builtin_subject, entry), max(1, entry.weight))
 
 
 def _builtin_subject(entry: builtin.Target, index: int) -> Subject:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from svm_actors.engine.actor import Actor
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.signalling import prime
-from svm_actors.mm import exclusive, fork, hmm, madvise, memory, migrate_device, mmap, mprotect, mremap, swap
+from svm_actors.mm import exclusive, fork, hmm, madvise, memory, migrate_device, mlock, mmap, mprotect, mremap, swap
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import RW
 from svm_actors.mm.events import MmCreated
@@ -47,6 +47,8 @@ class CoreMm(Actor):
         self.handle(m.Brk, lambda message: mmap.brk(self, message))
         self.handle(m.Mremap, lambda message: mremap.mremap(self, message))
         self.handle(m.Mprotect, lambda message: mprotect.mprotect(self, message))
+        self.handle(m.Mlock, lambda message: mlock.mlock(self, message))
+        self.handle(m.Munlock, lambda message: mlock.munlock(self, message))
         self.handle(m.Madvise, lambda message: madvise.madvise(self, message))
         self.handle(m.Fork, lambda message: fork.fork(self, message))
         self.handle(m.CpuFault, self._cpu_fault)

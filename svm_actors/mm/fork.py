@@ -49,7 +49,7 @@ async def _give_up(core: CoreMm, child: Mm) -> None:
 
 async def _dup_vma(core: CoreMm, child: Mm, vma: Vma) -> None:
     await vma.start_write()
-    copy = Vma(core.engine, child, vma.start, vma.end, vma.flags, vma.pgoff, vma.file)
+    copy = Vma(core.engine, child, vma.start, vma.end, vma.flags & ~Vm.LOCKED, vma.pgoff, vma.file)
     if vma.flags & Vm.WIPEONFORK:
         link_vma(child, copy)
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.mm.constants import PAGE_SIZE, PTRS_PER_PTE, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
+from svm_actors.mm.hugetlb import HUGE_PAGES
 from svm_actors.mm.memory import zap_entry, zap_range
 from svm_actors.mm.messages import Madvise
 from svm_actors.mm.mm_struct import Mm
@@ -111,6 +112,10 @@ async def _advise_range(core: CoreMm, mm: Mm, start: int, end: int, advice: str)
 async def _advise_vma(core: CoreMm, vma: Vma, start: int, end: int, advice: str) -> None:
     if vma.flags & (Vm.LOCKED | Vm.PFNMAP) or (advice == "free" and not vma.is_anonymous):
         raise EINVAL
+    if vma.flags & Vm.HUGETLB:
+        if advice == "free" or start % HUGE_PAGES:
+            raise EINVAL
+        end -= end % HUGE_PAGES
     mm = vma.mm
     core.engine.emit(RangeChanging(mm, start, end, advice))
     event = NotifierRange(mm, Event.CLEAR, start, end)

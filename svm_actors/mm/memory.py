@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from svm_actors.engine.errors import EFAULT, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, Vm
 from svm_actors.mm.folio import Folio
+from svm_actors.mm.hugetlb import hugetlb_no_page
 from svm_actors.mm.memremap import VmFault
 from svm_actors.mm.messages import SIGBUS, SIGSEGV
 from svm_actors.mm.mm_struct import Mm
@@ -92,6 +93,9 @@ async def handle_mm_fault(
 
 
 async def _no_entry(core: CoreMm, vma: Vma, vpn: int, write: bool) -> Fault:
+    if vma.flags & Vm.HUGETLB:
+        await hugetlb_no_page(core, vma, vpn, write)
+        return Fault.DONE
     if vma.file is None:
         if write:
             return await _new_anon_page(core, vma, vpn, None)

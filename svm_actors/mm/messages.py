@@ -64,6 +64,32 @@ class Mmap(Message[int]):
     """A file object for file mappings; None is anonymous."""
     offset: int = 0
     """Page offset in the file."""
+    huge: bool = False
+    """MAP_HUGETLB: pages of 2 MiB; length and, with ``fixed``, address are multiples of that."""
+
+
+@attrs.frozen
+class Mlock(Message[None]):
+    """mlock."""
+
+    mm: Mm
+    """Caller's address space."""
+    addr: int
+    """Rounded down to a page."""
+    length: int
+    """Bytes; the end is rounded up."""
+
+
+@attrs.frozen
+class Munlock(Message[None]):
+    """munlock."""
+
+    mm: Mm
+    """Caller's address space."""
+    addr: int
+    """Rounded down to a page."""
+    length: int
+    """Bytes; the end is rounded up."""
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from svm_actors.engine.errors import EEXIST, EINVAL, ENOMEM
 from svm_actors.mm.constants import MMAP_BASE, PAGE_SHIFT, PAGE_SIZE, TASK_PAGES, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
+from svm_actors.mm.hugetlb import HUGE_PAGES, check_aligned, check_cut
 from svm_actors.mm.memory import zap_range
 from svm_actors.mm.messages import Brk, Mmap, Munmap
 from svm_actors.mm.mm_struct import Mm
@@ -30,7 +31,8 @@ def page_range(addr: int, length: int) -> tuple[int, int]:
 
 
 async def split_vma(core: CoreMm, vma: Vma, at: int) -> Vma:
-    """__split_vma: the VMA keeps [start, at); answers the new one for [at, end)."""
+    """__split_vma: the VMA keeps [start, at); answers the new one for [at, end).  -EINVAL inside a huge page."""
+    check_aligned(vma, at)
     await vma.start_write()
     tail = Vma(core.engine, vma.mm, at, vma.end, vma.flags, vma.offset_of(at), vma.file)
     await tail.start_write()
@@ -120,6 +122,7 @@ async def do_munmap(core: CoreMm, mm: Mm, start: int, end: int, *, downgrade: bo
     """do_vmi_munmap under mmap_lock for write; with ``downgrade`` it continues under read."""
     if not mm.vmas.overlapping(start, end):
         return
+    check_cut(mm, start, end)
     core.engine.emit(RangeChanging(mm, start, end, "unmap"))
     vmas = await gather(core, mm, start, end)
     if downgrade:
@@ -178,11 +181,15 @@ async def mmap(core: CoreMm, message: Mmap) -> int:
         raise EINVAL
     exact = message.fixed or message.noreplace
     npages = (message.length + PAGE_SIZE - 1) >> PAGE_SHIFT
+    unit = HUGE_PAGES if message.huge else 1
+    npages += -npages % unit
+    if exact and (message.addr >> PAGE_SHIFT) % unit:
+        raise EINVAL
     if exact and page_range(message.addr, message.length)[1] > TASK_PAGES:
         raise ENOMEM
     await mm.mmap_write_lock()
     try:
-        start = place(mm, message.addr, npages, exact)
+        start = place(mm, message.addr, npages, exact, unit)
         if message.noreplace and mm.vmas.overlapping(start, start + npages):
             raise EEXIST
         await mmap_region(core, message, start, start + npages)
@@ -191,18 +198,21 @@ async def mmap(core: CoreMm, message: Mmap) -> int:
     return start << PAGE_SHIFT
 
 
-def place(mm: Mm, addr: int, npages: int, exact: bool) -> int:
-    """Where a mapping goes: exactly there, at the hint when free, else top down."""
+def place(mm: Mm, addr: int, npages: int, exact: bool, unit: int = 1) -> int:
+    """Where a mapping goes: exactly there, at the hint when free, else top down, at a multiple of ``unit``."""
     hint = addr >> PAGE_SHIFT
+    hint += -hint % unit
     if exact or (hint and not mm.vmas.overlapping(hint, hint + npages) and hint + npages <= TASK_PAGES):
         return hint
-    return unmapped_area(mm, npages)
+    start = unmapped_area(mm, npages + unit - 1)
+    return start + -start % unit
 
 
 async def mmap_region(core: CoreMm, message: Mmap, start: int, end: int) -> None:
     """Replace what is there, then extend a neighbour or store a new VMA.  mmap_lock stays for write."""
     mm = message.mm
     engine = core.engine
+    check_cut(mm, start, end)
     engine.emit(RangeChanging(mm, start, end, "map"))
     if mm.vmas.overlapping(start, end):
         await unmap_region(core, mm, await gather(core, mm, start, end), start, end)
@@ -213,7 +223,8 @@ async def mmap_region(core: CoreMm, message: Mmap, start: int, end: int) -> None
         pgoff = 0
     elif file is None:
         pgoff = start
-    vma = Vma(engine, mm, start, end, vm_flags(message.prot, message.shared), pgoff, file)
+    flags = vm_flags(message.prot, message.shared) | (Vm.HUGETLB if message.huge and file is None else Vm.NONE)
+    vma = Vma(engine, mm, start, end, flags, pgoff, file)
     await vma.start_write()
     link_vma(mm, vma)
     await merge_around(core, mm, vma)

@@ -12,8 +12,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EFAULT, EINVAL, ENOMEM
-from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, PTRS_PER_PTE, TASK_PAGES
+from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, PTRS_PER_PTE, TASK_PAGES, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
+from svm_actors.mm.hugetlb import check_aligned
 from svm_actors.mm.messages import Mremap
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmap import do_munmap, link_vma, merge_around, unlock_either, unmapped_area
@@ -138,11 +139,13 @@ async def move_vma(
 ) -> None:
     """Copy the VMA, move the entries, unmap what is left of the old one (unless DONTUNMAP)."""
     mm = vma.mm
+    check_aligned(vma, start, start + old, target)
     core.engine.emit(RangeChanging(mm, start, start + old, "move", to_start=target))
     await vma.start_write()
     copy = await copy_vma(core, vma, start, target, new)
     await move_page_tables(core, vma, copy, start, start + old, target)
     if dontunmap:
+        vma.flags &= ~Vm.LOCKED
         if start == vma.start and start + old == vma.end:
             await unlink_anon_vmas(vma)
     else:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.locks import RwSem
+from svm_actors.mm.constants import Vm
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
 from svm_actors.mm.page_table import Entry, Pte
@@ -208,7 +209,9 @@ async def try_to_unmap(core: CoreMm, folio: Folio, slot: SwapSlot) -> None:
         await core.engine.step("pte_write", vma.mm.page_table, vpn)
         table = vma.mm.page_table
         pte = table.get(vpn)
-        if pte is not None and pte.folio is folio and pte.kind in (Entry.PRESENT, Entry.DEVICE_EXCLUSIVE):
+        mapped = pte is not None and pte.folio is folio and pte.kind in (Entry.PRESENT, Entry.DEVICE_EXCLUSIVE)
+        locked = mapped and bool(vma.flags & Vm.LOCKED)  # one mlocked mapping keeps the page
+        if pte is not None and mapped and not locked:
             if pte.dirty:
                 folio.dirty = True
             slot.count += 1
@@ -216,6 +219,6 @@ async def try_to_unmap(core: CoreMm, folio: Folio, slot: SwapSlot) -> None:
             folio.anon_exclusive = False
             folio.remove_mapping()
         await vma.mm.subscriptions.invalidate_range_end(event)
-        return bool(folio.mapcount)
+        return bool(folio.mapcount) and not locked
 
     await rmap_walk(folio, visit)

@@ -208,6 +208,7 @@ def mergeable(left: Vma, right: Vma) -> bool:
     return (
         left.end == right.start
         and left.flags == right.flags
+        and not left.flags & Vm.HUGETLB
         and left.file is right.file
         and left.pgoff + left.npages == right.pgoff
         and anon_vmas_compatible(left, right)

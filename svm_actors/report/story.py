@@ -140,38 +140,25 @@ def story_text(explanation: Explanation, replay: str = "") -> str:
     """The whole story, without a newline at the end."""
     shrunk = explanation.shrunk
     names = Names(shrunk.run.subject, shrunk.operations)
-    lines = [
-        *_head(shrunk, names),
-        "",
-        *_rules(shrunk),
-        "",
-        *_sizes(shrunk),
-        *_program(shrunk),
-        "",
+    story = [
         *_timeline(shrunk, names),
         "",
         *_choices(shrunk, names),
         "",
         *_passing(explanation.passing, shrunk, names),
     ]
-    if replay:
-        lines += ["", "replay:", f"  {ascii_text(replay)}"]
-    return "\n".join(lines)
+    return _page(shrunk, names, story, replay)
 
 
 def shrunk_text(shrunk: Shrunk, replay: str = "") -> str:
     """What shrinking came to, without the story."""
     names = Names(shrunk.run.subject, shrunk.operations)
-    lines = [
-        *_head(shrunk, names),
-        "",
-        *_rules(shrunk),
-        "",
-        *_sizes(shrunk),
-        *_program(shrunk),
-        "",
-        *_choices(shrunk, names),
-    ]
+    return _page(shrunk, names, _choices(shrunk, names), replay)
+
+
+def _page(shrunk: Shrunk, names: Names, body: Sequence[str], replay: str) -> str:
+    """What failed and how small it is, then the body, then how to make it again."""
+    lines = [*_head(shrunk, names), "", *_rules(shrunk), "", *_sizes(shrunk), *_program(shrunk), "", *body]
     if replay:
         lines += ["", "replay:", f"  {ascii_text(replay)}"]
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 A target is a family of scenarios numbered by the run's index, with a machine to run on.  The mix has five parts:
 windows of the recorded demo programs, random concurrent programs, the same over VM_BIND, programs of the recorded kind
-on the mirror driver, alone and several at once, and the stories, one race each.  Names are stable, because replay
-lines carry them.
+on the mirror driver, alone and several at once, and the stories, one race each.  Witnesses are no part of it and run
+when they are named.  Names are stable, because replay lines carry them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from svm_actors.workload.stories import STORIES
 from svm_actors.workload.strace_program import read_program
 from svm_actors.workload.strace_run import replay_scenario
 from svm_actors.workload.strace_windows import Window, windows
+from svm_actors.workload.witnesses import all_witnesses
 from svm_actors.world import Config, World
 
 Scenario = Callable[[World], Coroutine[Any, Any, None]]
@@ -46,7 +47,7 @@ class Target:
     config: Config = attrs.field(factory=Config)
     """The machine."""
     weight: int = 1
-    """Its share of a campaign."""
+    """Its share of a campaign; 0: it is not in the mix, only run when it is named."""
     summary: str = ""
     """One line for a listing."""
 
@@ -110,11 +111,15 @@ def _story_targets() -> list[Target]:
     return stories + bind_stories
 
 
+def _witness_targets() -> list[Target]:
+    return [Target(one.name, always(one.scenario), one.config, 0, one.summary) for one in all_witnesses().values()]
+
+
 @cache
 def builtin_targets() -> tuple[Target, ...]:
-    """The mix that ``fuzz`` runs when no target is named; each can be named alone."""
+    """What can be named; those with a weight are the mix that ``fuzz`` runs when no target is named."""
     demo = Target("strace-demo", demo_scenario, Config(vram_pages=1024), 8, "recorded demo programs, with GPUs")
-    return (demo, *_random_targets(), *_bind_targets(), *_mirror_targets(), *_story_targets())
+    return (demo, *_random_targets(), *_bind_targets(), *_mirror_targets(), *_story_targets(), *_witness_targets())
 
 
 __all__ = ["Target", "builtin_targets", "demo_windows"]

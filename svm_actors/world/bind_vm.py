@@ -9,9 +9,9 @@ from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT
 from svm_actors.drm.syncobj import Syncobj
 from svm_actors.drm.syncobj_wait import WaitFlags, wait_array
 from svm_actors.engine.errors import ENOENT
-from svm_actors.gpu.program import Instruction, Load, Result, Step, Store
+from svm_actors.gpu.program import Instruction, Result, Step
 from svm_actors.mm.constants import PAGE_SIZE
-from svm_actors.mm.cpu import pieces
+from svm_actors.world.address_space import AddressSpace
 from svm_actors.world.process import Process, pages_of
 from svm_actors.xe.bind_queue import BindQueue
 from svm_actors.xe.exec import Execution, exec_ioctl
@@ -49,23 +49,22 @@ class UserSyncobj(Syncobj):
         return Sync(self, signal=True)
 
 
-class BindVm:
+class BindVm(AddressSpace):
     """A GPU address space that user space fills: objects are bound into it and jobs submitted to it.
 
     Addresses, lengths and offsets are bytes, multiples of the page size.
     """
 
     def __init__(self, world: World, vm: XeBindVm) -> None:
-        self.world = world
-        self.vm = vm
-        self.open = True
+        super().__init__(world)
+        self.vm: XeBindVm = vm
 
     async def create_bo(
         self, length: int, *, placement: str = "vram", external: bool = False, name: str | None = None
     ) -> XeBo:
         """A buffer object, local to this VM unless ``external``.  -ENOENT when that VM is closed."""
         name = name or self.world.core.new_name("bo")
-        kind = self.vm.device.parts.of(XeBo)
+        kind = self.vm.device.engine.parts.of(XeBo)
         local = None if external else self.vm
         if local is not None:
             self._lookup()
@@ -155,7 +154,7 @@ class BindVm:
 
     def user_fence(self, process: Process, addr: int, value: int) -> UserFence:
         """Eight bytes that get a value: memory of the process for a bind, at an address of the GPU for a job."""
-        kind = self.vm.device.parts.of(UserFence)
+        kind = self.vm.device.engine.parts.of(UserFence)
         return kind(self.world.core, process.mm, addr, value, self.vm.ufence_wq)
 
     async def wait_user_fence(
@@ -191,19 +190,3 @@ class BindVm:
     async def run(self, program: Iterable[Instruction]) -> list[Result]:
         """Run a program on the compute engine at once, without a queue and without a fence."""
         return await self.vm.device.gpu.compute.run(self.vm.asid, tuple(program))
-
-    async def load(self, addr: int, length: int = 1) -> bytes | Result:
-        """GPU load of bytes inside one page."""
-        ((vpn, offset, size),) = pieces(addr, length)
-        return (await self.run([Load(vpn, offset, size)]))[-1]
-
-    async def store(self, addr: int, data: bytes) -> Result:
-        """GPU store of bytes inside one page."""
-        ((vpn, offset, _size),) = pieces(addr, len(data))
-        return (await self.run([Store(vpn, offset, data)]))[-1]
-
-    async def close(self) -> None:
-        """Destroy the VM; what was submitted completes first."""
-        if self.open:
-            self.open = False
-            await self.vm.close()

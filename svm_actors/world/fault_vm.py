@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from svm_actors.gpu.program import AtomicAdd, Result
-from svm_actors.mm.cpu import pieces
 from svm_actors.world.bind_vm import BindVm
 from svm_actors.world.process import pages_of
 from svm_actors.xe.engine_group import add_faulting_queue
@@ -68,8 +66,3 @@ class FaultVm(BindVm):
     async def create_queue(self) -> ExecQueue:
         """A queue to submit programs to.  It is off while jobs with a dma-fence run; a refused fault kills it."""
         return await add_faulting_queue(self.vm, self.vm.device)
-
-    async def atomic_add(self, addr: int, amount: int) -> Result:
-        """GPU atomic on four bytes; answers what was there."""
-        ((vpn, offset, _size),) = pieces(addr, 4)
-        return (await self.run([AtomicAdd(vpn, offset, amount)]))[-1]

@@ -62,11 +62,12 @@ class Process:
         noreplace: bool = False,
         file: Any = None,
         offset: int = 0,
+        huge: bool = False,
     ) -> int:
-        """Map memory; answers the address."""
+        """Map memory; answers the address.  With ``huge`` private memory consists of pages of 2 MiB."""
         bits = protection(prot)
         return await self._call(
-            m.Mmap(self.mm, addr, length, bits, shared, fixed, noreplace, file, offset)
+            m.Mmap(self.mm, addr, length, bits, shared, fixed, noreplace, file, offset, huge)
         )
 
     async def munmap(self, addr: int, length: int) -> None:
@@ -96,6 +97,14 @@ class Process:
     async def madvise(self, addr: int, length: int, advice: str) -> None:
         """Advise: ``dontneed``, ``free``, ``pageout`` ..."""
         await self._call(m.Madvise(self.mm, addr, length, advice))
+
+    async def mlock(self, addr: int, length: int) -> None:
+        """Fault memory in and keep reclaim away from it.  -ENOMEM where nothing is mapped."""
+        await self._call(m.Mlock(self.mm, addr, length))
+
+    async def munlock(self, addr: int, length: int) -> None:
+        """The end of that.  -ENOMEM where nothing is mapped."""
+        await self._call(m.Munlock(self.mm, addr, length))
 
     async def brk(self, end: int) -> int:
         """Set the end of the heap; answers what it is now."""

@@ -62,8 +62,6 @@ class World:
         """Checks to run once everything is torn down."""
         self.at_rest: list[Callable[[], None]] = []
         """Checks to run when the scenario is done and nothing moves, before teardown."""
-        self.hooks: list[Callable[[GpuDevice], None]] = []
-        """Called with each GPU as it is built: where planted bugs are installed."""
         self.xe = XeDriver(engine)
         """What all GPUs of the machine share: the migration lock and the owner groups."""
         self._gpus: dict[int, GpuDevice] = {}
@@ -86,9 +84,7 @@ class World:
         if not 0 <= index < self.config.gpus:
             raise ValueError(f"this world has {self.config.gpus} GPUs; there is no GPU {index}")
         if index not in self._gpus:
-            device = self._gpus[index] = GpuDevice(self, index)
-            for hook in self.hooks:
-                hook(device)
+            self._gpus[index] = GpuDevice(self, index)
         return self._gpus[index]
 
     @property

@@ -136,7 +136,7 @@ class BindQueue:
         self.vm = vm
         self.engine = engine
         self.name = name
-        sched, entity = vm.device.parts.of(DrmSched), vm.device.parts.of(SchedEntity)
+        sched, entity = vm.device.engine.parts.of(DrmSched), vm.device.engine.parts.of(SchedEntity)
         self.pt_sched = sched(engine, f"{name}.pt", PtBackend(vm, f"{name}.writer"))
         self.pt_entity: SchedEntity = entity(engine, f"{name}.pt", [self.pt_sched], Priority.KERNEL)
         self.tlb_sched = sched(engine, f"{name}.tlb", TlbBackend(vm))

@@ -6,11 +6,8 @@ driver_migrate_lock, mmap_lock, dma_resv, folio_lock, anon_vma, notifier_lock, g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import attrs
-
-from svm_actors.drm.gpusvm import DrmGpusvm
 from svm_actors.drm.pagemap_util import OwnerList
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import KernelError
@@ -19,14 +16,11 @@ from svm_actors.engine.signalling import INVALIDATE_START
 from svm_actors.xe.engine_group import MODE_SEM
 from svm_actors.xe.evict import evict_bo, lock_victim
 from svm_actors.xe.fault_vm import XeFaultVm
-from svm_actors.xe.garbage import GarbageCollector
 from svm_actors.xe.pagefault import Pagefaults
 from svm_actors.xe.pagemap import xe_pagemap_create
-from svm_actors.xe.pt import XePt
 from svm_actors.xe.pt_update import PtUpdateQueue
 from svm_actors.xe.submission import Submission
 from svm_actors.xe.suspend import Power
-from svm_actors.xe.svm import XeSvm
 from svm_actors.xe.tlb_inval import XeTlbInval
 
 if TYPE_CHECKING:
@@ -35,8 +29,6 @@ if TYPE_CHECKING:
     from svm_actors.xe.svm_host import SvmHost
     from svm_actors.xe.vm import XeVm
     from svm_actors.xe.vm_mode import XeBindVm
-
-T = TypeVar("T")
 
 LOCK_ORDER = (
     MODE_SEM,
@@ -49,26 +41,6 @@ LOCK_ORDER = (
     "notifier_lock",
     "gc_lock",
 )
-
-
-@attrs.define
-class XeParts:
-    """The classes VMs are built from.  A planted bug puts a subclass with one guard replaced here."""
-
-    gpusvm: type[DrmGpusvm] = DrmGpusvm
-    """drm_gpusvm."""
-    svm: type[XeSvm] = XeSvm
-    """Callbacks and the steps of a fault."""
-    pt: type[XePt] = XePt
-    """Page-table handling."""
-    gc: type[GarbageCollector] = GarbageCollector
-    """Garbage collector."""
-    replaced: dict[type, type] = attrs.field(factory=dict)
-    """What is built instead of other classes (:meth:`of`)."""
-
-    def of(self, kind: type[T]) -> type[T]:
-        """The class to build where ``kind`` is meant."""
-        return self.replaced.get(kind, kind)
 
 
 class XeDriver:
@@ -104,7 +76,6 @@ class XeDevice:
         self.submission = Submission(self)
         """Exec queues and what they share."""
         self.pagefaults = Pagefaults(self)
-        self.parts = XeParts()
         self.vms: dict[int, XeVm] = {}
         """VMs by asid, until the end of their close."""
         self.bind_vms: dict[int, XeBindVm] = {}

@@ -271,4 +271,4 @@ class Exec:
 
 async def exec_ioctl(queue: ExecQueue, program: Sequence[Step], syncs: Sequence[Sync] = ()) -> Execution:
     """xe_exec_ioctl.  Errors: see :meth:`Exec.run`."""
-    return await queue.device.parts.of(queue.exec_class)(queue, tuple(program), syncs).run()
+    return await queue.device.engine.parts.of(queue.exec_class)(queue, tuple(program), syncs).run()

@@ -102,11 +102,11 @@ class ExecQueue:
         self.answer = WaitQueue(engine, f"{self.name}.answer")
         """Who waits for the hardware's answer, or for the end of a reset."""
         self.timeout = self.timeout_class(self)
-        self.sched = device.parts.of(DrmSched)(
+        self.sched = device.engine.parts.of(DrmSched)(
             engine, self.name, QueueBackend(self), credit_limit=64, timeout_wq=self.submission.timeout_wq,
             timeout=MAX_SCHEDULE_TIMEOUT if lr else self.submission.limits.job_timeout,
         )  # fmt: skip
-        entity: type[SchedEntity] = device.parts.of(SchedEntity)
+        entity: type[SchedEntity] = device.engine.parts.of(SchedEntity)
         self.entity: SchedEntity = entity(engine, f"{self.name}.entity", [self.sched], priority)
         self._suspend = Work(engine, f"{self.name}.suspend", self._suspend_message)
         self._resume = Work(engine, f"{self.name}.resume", self._resume_message)

@@ -109,7 +109,7 @@ class VmExecs:
         self.engine = vm.engine
         self.submission = device.submission
         self.hooks = hooks or ExecHooks()
-        self.rebind = device.parts.of(self.worker_class)(self)
+        self.rebind = device.engine.parts.of(self.worker_class)(self)
 
     @property
     def queues(self) -> list[ExecQueue]:

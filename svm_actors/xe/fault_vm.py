@@ -26,7 +26,10 @@ from svm_actors.xe.fault_bind import FaultIoctl
 from svm_actors.xe.fault_resv import SharedResv
 from svm_actors.xe.fault_service import VmaFault
 from svm_actors.xe.fault_userptr import FaultVmUserptr
+from svm_actors.xe.garbage import GarbageCollector
+from svm_actors.xe.pt import XePt
 from svm_actors.xe.pt_tree import PtUpdate
+from svm_actors.xe.svm import XeSvm
 from svm_actors.xe.svm_fault import handle_pagefault
 from svm_actors.xe.svm_range import XeSvmRange
 from svm_actors.xe.vm import XeVmConfig, check_access, check_config
@@ -60,8 +63,8 @@ class XeFaultVm(XeBindVm):
         self.faults: list[tuple[int, str]] = []
         """Refused faults: page and error."""
         self.owner = device.owners.acquire_owner(self)
-        self.pt = device.parts.pt(self)
-        self.gc = device.parts.gc(self)
+        self.pt = self.engine.parts.of(XePt)(self)
+        self.gc = self.engine.parts.of(GarbageCollector)(self)
         self.userptr: FaultVmUserptr = FaultVmUserptr(self)
 
     @classmethod
@@ -77,7 +80,7 @@ class XeFaultVm(XeBindVm):
 
     def new_notifier_lock(self) -> RwSem:
         """The gpusvm's: SVM and user memory are protected alike."""
-        self.svm = self.device.parts.svm(self)
+        self.svm = self.engine.parts.of(XeSvm)(self)
         return self.svm.gpusvm.notifier_lock
 
     # -- what SVM needs of a VM ------------------------------------------------------------

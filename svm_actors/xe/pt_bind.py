@@ -374,30 +374,29 @@ class PtBind:
         """The state of the vmas is what the page table will be when all that was submitted is through."""
         for vma in self.prepared.unstaged:
             vma.present = False
-        for op in self.ops:
-            self._inherit(op)
+        inherited = self._inherited()
+        for piece, old in inherited.items():
+            piece.invalidated = old.invalidated
         for vma in self.prepared.staged:
             vma.staged = False
             vma.present = not vma.destroyed
-            if self.writes(vma):
-                vma.invalidated = False
             vma.large = vma.may_have_large_entries()
-            if self.writes(vma):
+            if vma not in inherited:
+                vma.invalidated = False
                 self.vm.rebind_list.pop(vma, None)
 
-    @staticmethod
-    def _inherit(op: XeOp) -> None:
-        """A piece that keeps the entries of a vma that was cut keeps those that were zapped, too.
+    def _inherited(self) -> dict[XeBindVma, XeBindVma]:
+        """Pieces whose entries are not written but those of a vma that was cut, with that vma.
 
-        The digest is silent.  Were it forgotten, a fault would find the piece valid and never bind it.
+        A piece that keeps entries keeps those that were zapped, too.  The digest is silent; were it forgotten, a
+        fault would find the piece valid and never bind it.
         """
-        for piece, skip in ((op.prev, op.skip_prev), (op.next, op.skip_next)):
-            if piece is not None and skip:
-                piece.invalidated = op.vma.invalidated
-
-    def writes(self, vma: XeBindVma) -> bool:
-        """Its entries are written, not inherited from a vma that was cut."""
-        return all(not (op.skip_prev and op.prev is vma) and not (op.skip_next and op.next is vma) for op in self.ops)
+        return {
+            piece: op.vma
+            for op in self.ops
+            for piece, skip in ((op.prev, op.skip_prev), (op.next, op.skip_next))
+            if piece is not None and skip
+        }
 
     async def _push_flush(self, flush: TlbJob, written: Fence | None) -> None:
         """After the entries are written, and not before (section 13)."""

@@ -59,7 +59,7 @@ class Submission:
         """All preempt fences of the device, one after the other (FEN-R30)."""
         self.ordered_wq = Workqueue(engine, f"{name}.ordered")
         """Rebind workers; not ordered against the two above, as it takes vm.lock."""
-        self.reset = self.reset_class(self)
+        self.reset = engine.parts.of(self.reset_class)(self)
         self.group = self.group_class(self)
         """Whose jobs may be on the hardware: those with a dma-fence, or those that fault."""
 

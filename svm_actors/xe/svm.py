@@ -33,7 +33,7 @@ class XeSvm:
         self.vm = vm
         self.engine: Engine = vm.engine
         config = vm.config
-        self.gpusvm: DrmGpusvm = vm.device.parts.gpusvm(
+        self.gpusvm: DrmGpusvm = vm.engine.parts.of(DrmGpusvm)(
             vm.engine,
             f"{vm.name}.svm",
             vm.device.core,

@@ -386,5 +386,5 @@ def new_userptr(vm: UserptrHost, start: int, npages: int, *, read_only: bool = F
         vm.userptr = VmUserptr(vm)
     lists = vm.userptr
     assert isinstance(lists, VmUserptr)
-    kind: type[Userptr] = vm.device.parts.of(lists.userptr_class)
+    kind: type[Userptr] = vm.device.engine.parts.of(lists.userptr_class)
     return kind(lists, start, npages, read_only)

@@ -27,7 +27,10 @@ from svm_actors.gpu.page_table import GpuPageTable, GpuPte
 from svm_actors.gpu.program import Instruction, Result
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.mm_struct import Mm
+from svm_actors.xe.garbage import GarbageCollector
+from svm_actors.xe.pt import XePt
 from svm_actors.xe.resv import VmResv
+from svm_actors.xe.svm import XeSvm
 from svm_actors.xe.svm_fault import handle_pagefault
 from svm_actors.xe.vm_vma import XeVma
 from svm_actors.xe.write_bit import POLICIES
@@ -90,9 +93,9 @@ class XeVm:
         self.vmas = [XeVma(0, TASK_PAGES, config.read_only, config.placement)]
         self.owner = device.owners.acquire_owner(self)
         """Owner cookie: device pages of this owner are mapped in place."""
-        self.svm = device.parts.svm(self)
-        self.pt = device.parts.pt(self)
-        self.gc = device.parts.gc(self)
+        self.svm = engine.parts.of(XeSvm)(self)
+        self.pt = engine.parts.of(XePt)(self)
+        self.gc = engine.parts.of(GarbageCollector)(self)
 
     @property
     def gpu(self) -> Gpu:

@@ -168,7 +168,7 @@ class Ioctl:
         self.engine = vm.engine
         self.queue = queue
         self.syncs = syncs
-        self.bind_ops = vm.device.parts.of(self.ops_class)(vm)
+        self.bind_ops = vm.device.engine.parts.of(self.ops_class)(vm)
         self.array = False
         """More than one operation was asked for."""
 

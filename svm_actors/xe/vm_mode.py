@@ -67,7 +67,7 @@ class XeBindVm:
         self.resv_dma = DmaResv(engine, self.name)
         self.r_obj = DrmGemObject(engine, f"{self.name}.resv", self.resv_dma)
         """Lends the reservation to the gpuvm and to local objects."""
-        self.gpuvm = device.parts.of(DrmGpuvm)(
+        self.gpuvm = device.engine.parts.of(DrmGpuvm)(
             engine,
             self.name,
             self.r_obj,
@@ -79,7 +79,7 @@ class XeBindVm:
         self.gpuvm.driver_set_lock(self.lock)
         self.page_table = GpuPageTable(f"{self.name}.pt")
         self.pt_tree = PtTree(engine, self.name)
-        self.range_fences = device.parts.of(RangeFenceTree)(engine, self.name)
+        self.range_fences = device.engine.parts.of(RangeFenceTree)(engine, self.name)
         self.rebind_list: dict[XeBindVma, None] = {}
         """Vmas whose entries must be written again before the next job; protected by ``resv_dma``."""
         self.userptr: Any = None

@@ -17,9 +17,8 @@ from itertools import combinations
 from typing import Final
 
 from svm_actors.engine.chooser import Chooser
-from svm_actors.engine.task import Task
 from svm_actors.explore.shrink.shrinker import Shrinker
-from svm_actors.explore.strategies.guided import Decision, Guided, InOrder, Plan, Point
+from svm_actors.explore.strategies.guided import Decision, Fork, Guided, InOrder, Plan, Point
 from svm_actors.explore.strategies.pct import Pct
 from svm_actors.explore.strategies.random_walk import RandomWalk
 from svm_actors.workload.program import PROGRAM
@@ -143,17 +142,9 @@ class Other(Guided):
         self._schedule = schedule
         self._draw_anew = draw_anew
 
-    def pick(
-        self,
-        point: Point,
-        options: object,
-        canonical: int,
-        running: Task | None,
-        candidates: list[Task],
-        timer: bool,
-    ) -> int:
+    def pick(self, fork: Fork) -> int:
         """What the other strategy says."""
-        return self._schedule.schedule(running, candidates, timer)
+        return self._schedule.schedule(fork.running, fork.candidates, fork.timer)
 
     def draw(self, point: Point, count: int, label: str) -> int:
         """The plan, or the other strategy."""

@@ -13,7 +13,7 @@ program, hardly ever changes the meaning of the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from svm_actors.engine.chooser import Chooser
@@ -48,6 +48,23 @@ Event = tuple[str, int, int]
 Value = int | str
 """What is chosen: a data value, or the id of a task."""
 Plan = Mapping[Point, Value]
+
+
+class Fork(NamedTuple):
+    """A schedule choice that is to be made."""
+
+    point: Point
+    """Where."""
+    options: list[str]
+    """Ids of the candidates, the timer last."""
+    canonical: int
+    """Index of what the canonical schedule takes."""
+    running: Task | None
+    """Who made the last step."""
+    candidates: list[Task]
+    """Who can make the next one."""
+    timer: bool
+    """Whether firing the earliest timer is an alternative."""
 
 
 class Decision(NamedTuple):
@@ -130,7 +147,7 @@ class Recorder:
         options = [task.id for task in candidates]
         if timer:
             options.append(TIMER)
-        chosen = self.pick(point, options, canonical, running, candidates, timer)
+        chosen = self.pick(Fork(point, options, canonical, running, candidates, timer))
         preemption = goes_on and chosen != canonical
         text = "" if not self.texts else START if running is None else render(running.op)
         self.decisions.append(
@@ -149,17 +166,11 @@ class Recorder:
         self.decisions.append(Decision(point, (), count, 0, value, False, self.steps, label if self.texts else ""))
         return value
 
-    def pick(
-        self,
-        point: Point,
-        options: Sequence[str],
-        canonical: int,
-        running: Task | None,
-        candidates: list[Task],
-        timer: bool,
-    ) -> int:
+    def pick(self, fork: Fork) -> int:
         """Who is to run: what the other chooser says."""
-        return canonical if self.inner is None else self.inner.schedule(running, candidates, timer)
+        if self.inner is None:
+            return fork.canonical
+        return self.inner.schedule(fork.running, fork.candidates, fork.timer)
 
     def draw(self, point: Point, count: int, label: str) -> int:
         """The value drawn: what the other chooser says."""
@@ -194,18 +205,10 @@ class Guided(Recorder):
         super().__init__()
         self.plan = plan
 
-    def pick(
-        self,
-        point: Point,
-        options: Sequence[str],
-        canonical: int,
-        running: Task | None,
-        candidates: list[Task],
-        timer: bool,
-    ) -> int:
+    def pick(self, fork: Fork) -> int:
         """Whom the plan names, if that one is a candidate."""
-        wanted = self.plan.get(point)
-        return options.index(wanted) if isinstance(wanted, str) and wanted in options else canonical
+        wanted = self.plan.get(fork.point)
+        return fork.options.index(wanted) if isinstance(wanted, str) and wanted in fork.options else fork.canonical
 
     def draw(self, point: Point, count: int, label: str) -> int:
         """What the plan says, if there are so many alternatives."""
@@ -226,18 +229,10 @@ class InOrder(Guided):
         super().__init__(plan)
         self._order = order
 
-    def pick(
-        self,
-        point: Point,
-        options: Sequence[str],
-        canonical: int,
-        running: Task | None,
-        candidates: list[Task],
-        timer: bool,
-    ) -> int:
+    def pick(self, fork: Fork) -> int:
         """The candidate whose next step comes first."""
-        best, chosen = -1, canonical
-        for index, task in enumerate(candidates):
+        best, chosen = -1, fork.canonical
+        for index, task in enumerate(fork.candidates):
             place = self._order.get(self.next_of(task))
             if place is not None and (best < 0 or place < best):
                 best, chosen = place, index

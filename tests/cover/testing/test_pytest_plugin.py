@@ -54,8 +54,13 @@ async def test_racy(world):
 
 
 @pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions in other processes find the package and the plugin."""
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions in other processes find the package and the plugin, and print the same on every machine.
+
+    With `CI` or `BUILD_NUMBER` in the environment pytest repeats each message whole in its short summary.
+    """
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
@@ -67,8 +72,8 @@ def session(pytester: pytest.Pytester, text: str, *words: str) -> pytest.RunResu
 
 
 def replay_line(result: pytest.RunResult) -> tuple[str, str]:
-    """The node and the token option of the line that replays a failure."""
-    (found,) = re.findall(r"^E? *pytest (\S+) (--svm-token=.*)$", result.stdout.str(), re.MULTILINE)
+    """The node and the token option of the line that replays a failure, the same wherever it is printed."""
+    (found,) = set(re.findall(r"^E? *pytest (\S+) (--svm-token=.*)$", result.stdout.str(), re.MULTILINE))
     return found[0].strip("'"), found[1].replace("'", "")
 
 
@@ -91,6 +96,14 @@ def test_a_failure_has_a_report_a_token_and_a_line_that_replays_it(pytester: pyt
     again.assert_outcomes(failed=1)
     assert "the run of the token" in again.stdout.str()
     assert replay_line(again) == (node, option)
+
+
+def test_the_summary_of_a_ci_machine_has_the_same_line(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = replay_line(session(pytester, RACY))
+    monkeypatch.setenv("CI", "true")
+    assert replay_line(session(pytester, RACY)) == line
 
 
 def test_a_token_can_be_in_a_file(pytester: pytest.Pytester) -> None:

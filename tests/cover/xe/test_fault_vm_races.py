@@ -377,7 +377,7 @@ async def referenced_late(self: Pagefaults, fault: PageFault) -> None:
         (close_under_faults, XeFaultVm, "nuke", XeBindVm.nuke),
         (close_under_faults, Pagefaults, "service", referenced_late),
         (a_fork_and_user_memory_on_the_device, FaultUserptr, "pin_pages", Userptr.pin_pages),
-        (an_evicted_object_is_cut, PtBind, "_inherit", nothing),
+        (an_evicted_object_is_cut, PtBind, "_inherited", lambda _bind: {}),
         (mirrored_memory_is_unmapped_and_unbound, XeFaultVm, "before_bind", nothing_done),
         (mirrored_memory_in_use_is_unbound, FaultBindOps, "check_unmap", nothing),
         (a_neighbour_goes_while_ranges_come, XeFaultVm, "entries_change", nothing),

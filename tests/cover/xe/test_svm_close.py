@@ -122,7 +122,7 @@ def test_close_waits_for_the_work_item(collector: type[GarbageCollector]) -> Non
     """SVM-R23: otherwise it meets page tables that are gone."""
 
     async def scenario(world: World) -> None:
-        world.hooks.append(lambda device: setattr(device.driver.parts, "gc", collector))
+        world.engine.parts.replace(GarbageCollector, lambda _: collector)
         process, vm = await start(world, placement="system")
         await vm.store(BASE, b"x")
         await process.munmap(BASE, PAGE)

@@ -199,8 +199,8 @@ def test_pending_updates_are_waited_for_before_the_zap() -> None:
 def replaced(**methods: Any) -> Any:
     """A hook that builds VMs with some methods of their SVM side replaced."""
 
-    def hook(device: Any) -> None:
-        device.driver.parts.svm = type("Broken", (XeSvm,), methods)
+    def hook(parts: Any) -> None:
+        parts.replace(XeSvm, lambda original: type("Broken", (original,), methods))
 
     return hook
 
@@ -219,7 +219,7 @@ def with_hook(scenario: Any, hook: Any) -> Any:
     """The scenario in a world whose driver is built differently."""
 
     async def hooked(world: World) -> None:
-        world.hooks.append(hook)
+        hook(world.engine.parts)
         await scenario(world)
 
     return hooked
