@@ -67,7 +67,9 @@ def _shard(_context: click.Context, _parameter: click.Parameter, text: str) -> S
     metavar="i/N",
     help="Make only the runs i, i+N, i+2N ... of the campaign; `merge` puts the stores of all shards together.",
 )
-@click.option("--stop", is_flag=True, help="Stop at the first failing run; implied by --bug.")
+@click.option(
+    "--stop", is_flag=True, help="Stop at the first run that fails, unless it spent its step budget; implied by --bug."
+)
 @click.option(
     "--check-determinism",
     is_flag=True,
@@ -107,7 +109,7 @@ def fuzz(
     """Run TARGETs again and again under many schedules and report what fails.
 
     A TARGET is a scenario script, a built-in workload, strace:FILE, kernel:FILE or litmus:FILE[#N];
-    without one, a built-in mix is run.
+    without one, a built-in mix is run, in which the stories of planted bugs have a share.
     """
     output = output_of(context)
     options |= {"seconds": seconds, "executions": executions, "bugs": bugs, "stop_at_failure": stop or bool(bugs)}

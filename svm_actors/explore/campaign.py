@@ -170,7 +170,7 @@ class _Driver:
 
     def _stop_now(self) -> bool:
         """A failure ends a campaign that was asked to stop at the first."""
-        if self.mix.plan.stop_at_failure and self.campaign.findings:
+        if self.mix.plan.stop_at_failure and self.campaign.verdict == "failed":
             self.campaign.stopped_by = "failure"
             return True
         return False

@@ -82,6 +82,11 @@ class Failure:
     """Tasks alive then, in creation order; actors that waited for work are left out."""
 
     @property
+    def conclusive(self) -> bool:
+        """Whether something is wrong; a step budget that is spent says nothing."""
+        return self.kind != "budget"
+
+    @property
     def signature(self) -> str:
         """Equal for failures of the same class."""
         return f"{self.oracle}/{self.rule}/{normalise(self.kind, self.message)}"

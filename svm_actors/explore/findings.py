@@ -137,7 +137,7 @@ class Campaign:
     @property
     def verdict(self) -> Literal["held", "failed", "none"]:
         """``none`` when it was cut short, or when all that went wrong is that step budgets were spent."""
-        if any(finding.failure.kind != "budget" for finding in self.failures):
+        if any(finding.failure.conclusive for finding in self.failures):
             return "failed"
         return "held" if self.ok and self.complete else "none"
 

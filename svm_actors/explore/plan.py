@@ -19,15 +19,18 @@ from typing import Final
 import attrs
 
 from svm_actors import __version__
+from svm_actors.bugs import BUGS
 from svm_actors.explore.determinism import digest
 from svm_actors.explore.settings import Settings
 from svm_actors.explore.subject import Scenario, Subject
-from svm_actors.explore.targets import Target, resolve, subject_target
+from svm_actors.explore.targets import DEFAULT, Target, resolve, subject_target
 from svm_actors.workload.formats import BadInput
 
 Source = str | Scenario | Subject
 """A target's name, or a coroutine function of the library's user."""
 
+STORIES_SHARE: Final = 4
+"""With bugs planted, their stories get one run for so many of the rest of the built-in mix."""
 CHECK_EVERY: Final = 1000
 """Of so many runs one is made again to see whether its trace is the same."""
 
@@ -49,7 +52,7 @@ class Plan:
     bugs: tuple[str, ...] = ()
     """Deviations planted in every run."""
     stop_at_failure: bool = False
-    """End the campaign with the first failing run."""
+    """End the campaign with the first failing run; one that only spends its step budget is not."""
     check_every: int = CHECK_EVERY
     """Of so many runs one is made again, and the whole traces compared; 1: all, 0: none."""
     key: str = ""
@@ -66,6 +69,8 @@ class Mix:
         for source in plan.sources:
             for target in resolve(source) if isinstance(source, str) else [subject_target(source)]:
                 found.setdefault(target.name, target)
+        if DEFAULT in plan.sources and plan.bugs:
+            add_stories(found, plan.bugs)
         self.plan = plan
         self.targets = list(found.values())
         self._round = rotation([target.weight for target in self.targets])
@@ -104,6 +109,15 @@ class Mix:
     def subject(self, number: int) -> Subject:
         """What a run runs."""
         return self.target(number).subject(number)
+
+
+def add_stories(mix: dict[str, Target], bugs: tuple[str, ...]) -> None:
+    """Give the stories of planted bugs a share of the mix, so that what only a witness shows is found, too."""
+    stories = dict.fromkeys(BUGS[bug].story for bug in bugs)
+    weight = max(1, sum(target.weight for target in mix.values()) // (STORIES_SHARE * len(stories)))
+    for story in stories:
+        (target,) = resolve(story)
+        mix[story] = attrs.evolve(target, weight=weight)
 
 
 def resolved(plan: Plan) -> Plan:

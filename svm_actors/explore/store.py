@@ -33,6 +33,13 @@ class _Steps(msgspec.Struct, array_like=True):
     tasks: tuple[Pending, ...]
 
 
+def features_of(path: str | os.PathLike[str]) -> dict[str, int]:
+    """How many runs of all campaigns in a file reached each feature.  StoreError when it is no store."""
+    with StoreFile(path, existing=True) as file:
+        rows = file.rows("SELECT feature, sum(count) FROM coverage GROUP BY feature ORDER BY feature")
+    return {feature: int(count) for feature, count in rows}
+
+
 class Part:
     """What a file has of one campaign, or of one shard of it."""
 

@@ -156,7 +156,7 @@ def run_batch(plan: Plan, share: Share) -> Batch:
         reach(coverage, {feature: Reach(number, strategy) for feature in one.features})
         if failure is not None:
             found.setdefault(failure.signature, Found(number, name, one.seed, failure, token, strategy))
-            if plan.stop_at_failure:
+            if plan.stop_at_failure and failure.conclusive:
                 break
     return Batch(tuple(records), tallies, tuple(found.values()), coverage, time.perf_counter() - begin)
 

@@ -49,10 +49,12 @@ def test_no_command_is_help() -> None:
 def test_bugs_are_listed() -> None:
     answer = call("bugs")
     assert answer.code == 0
-    assert [line.split()[0] for line in answer.out.splitlines()[1:]] == sorted(BUGS)
+    assert [line.split()[0] for line in answer.out.splitlines()[1:]] == list(BUGS)
     found = call("bugs", "--json").json
-    assert [bug["id"] for bug in found["bugs"]] == sorted(BUGS)
-    assert set(found["bugs"][0]) == {"id", "title", "removes", "races", "oracles"}
+    assert [bug["id"] for bug in found["bugs"]] == list(BUGS)
+    assert set(found["bugs"][0]) == {"id", "title", "removes", "races", "oracles", "story"}
+    assert [bug["id"] for bug in call("bugs", "SVM-B50", "--json").json["bugs"]] == ["SVM-B50"]
+    assert "unknown bug 'SVM-B99'" in call("bugs", "SVM-B99").err
 
 
 def test_races_are_listed() -> None:

@@ -18,7 +18,8 @@ from svm_actors.explore.portfolio import Allocation
 
 EPOCH = 32
 """Shorter than the real one, so that a short campaign has many."""
-RUNS = 160
+RUNS = 480
+"""Many more than ten kills wait for, should the watcher get no processor while the campaign does."""
 KILLS = 10
 PATIENCE = 120.0
 """Seconds to wait for a process that gets no processor."""

@@ -12,10 +12,11 @@ from explore_toys import HELD, LOST_UPDATE, held, lost_update, script
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svm_actors.bugs import BUGS
 from svm_actors.explore.campaign import fuzz
 from svm_actors.explore.plan import Mix, Plan, mix_of, resolved, rotation
 from svm_actors.explore.settings import Settings
-from svm_actors.explore.targets import UnknownTarget
+from svm_actors.explore.targets import DEFAULT, UnknownTarget
 from svm_actors.workload.formats import BadInput
 
 PLAN = Plan((held, lost_update), "7", Settings("random"))
@@ -51,6 +52,16 @@ def test_targets_go_round_and_seeds_name_campaign_target_and_number() -> None:
 def test_a_target_named_twice_is_there_once(tmp_path: Path) -> None:
     path = script(tmp_path, HELD)
     assert len(Mix(attrs.evolve(PLAN, sources=(path, path))).targets) == 1
+
+
+def test_the_story_of_a_planted_bug_has_a_share_of_the_mix() -> None:
+    plan = Plan((DEFAULT,), "7", Settings("random"), ("VMB-R21",))
+    names = Counter(Mix(plan).target(number).name for number in range(1000))
+    plain = Counter(Mix(attrs.evolve(plan, bugs=())).target(number).name for number in range(1000))
+    story = BUGS["VMB-R21"].story
+    assert 150 < names[story] < 250 > 10 * plain[story]
+    assert set(plain) <= set(names)
+    assert len(Mix(attrs.evolve(plan, sources=("unmap",))).targets) == 1
 
 
 def test_equal_plans_have_one_mix_and_one_key() -> None:
