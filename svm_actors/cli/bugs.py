@@ -95,12 +95,12 @@ def _report(output: Output, found: list[Hunt], seeds: tuple[str, ...]) -> bool:
         rows.append((bug, *counts, " ".join(noticed) + strange))
     output.say(table(("id", *(f"seed {seed}" for seed in seeds), "noticed by"), rows))
     missed = [f"{one.bug} (seed {one.seed})" for one in found if not one.found]
-    strange = [f"{one.bug} (seed {one.seed})" for one in found if one.found and not one.expected]
+    unexpected = [f"{one.bug} (seed {one.seed})" for one in found if one.found and not one.expected]
     most = max((one.runs for one in found if one.found), default=0)
     output.say()
     reached = len(found) - len(missed)
     output.say(f"{len(rows)} bugs, {reached} of {len(found)} hunts found theirs, at most {most} schedules")
-    for what, which in (("not found", missed), ("noticed by something else", strange)):
+    for what, which in (("not found", missed), ("noticed by something else", unexpected)):
         if which:
             output.say(f"{what}: {', '.join(which)}")
-    return not missed and not strange
+    return not missed and not unexpected

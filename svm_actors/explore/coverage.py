@@ -34,10 +34,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from svm_actors.catalogue.rows import RACE
+from svm_actors.catalogue.sources import MODEL, cited
 from svm_actors.engine.op import Op
 from svm_actors.explore.edges import Edges
 from svm_actors.explore.failure import PACKAGE
-from svm_actors.explore.races import LAYERS, RACE, race_catalogue
 
 if TYPE_CHECKING:
     from svm_actors.engine.engine import Engine
@@ -202,7 +203,7 @@ def universe() -> dict[str, Features]:
 
     ``race``: every race whose window is counted somewhere.  ``message``: every message class.
     """
-    races = tuple(f"race:{race.id}" for race in race_catalogue() if race.windows)
+    races = tuple(f"race:{name}" for name in sorted(cited("windows")) if RACE.fullmatch(name))
     return {"race": races, "message": tuple(f"message:{verb}" for verb in sorted(_message_classes(PACKAGE)))}
 
 
@@ -210,7 +211,7 @@ def _message_classes(root: Path) -> set[str]:
     """Names of the classes that derive from ``Message``, through others or not, and from which none derives."""
     bases = {
         node.name: {_base_name(base) for base in node.bases}
-        for layer in LAYERS
+        for layer in MODEL
         for path in sorted((root / layer).glob("*.py"))
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.ClassDef)

@@ -263,14 +263,14 @@ def _timeline(shrunk: Shrunk, names: Names) -> list[str]:
 def _stretch(steps: Sequence[Told], chosen: Mapping[int, ContextSwitch]) -> list[str]:
     if not steps:
         return []
-    text = "; ".join(_counted([step.text for step in steps]))
+    text = "; ".join(counted([step.text for step in steps]))
     call = f"{steps[0].call}: " if steps[0].call else ""
     mark = "*" if steps[0].step in chosen else " "
     head = f"{mark}{steps[0].step:>7}  {shorten(ascii_text(steps[0].actor), ACTOR):<{ACTOR}}  "
     return hang(f"{head}{call}{text}", ACTOR + 14)
 
 
-def _counted(texts: Sequence[str]) -> list[str]:
+def counted(texts: Sequence[str]) -> list[str]:
     """Repeats joined: ``computes (4 times)``."""
     found: list[tuple[str, int]] = []
     for text in texts:

@@ -22,6 +22,7 @@ LAYERS = (
     "world",
     "oracle",
     "bugs",
+    "catalogue",
     "workload",
     "explore",
     "report",

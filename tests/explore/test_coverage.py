@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from svm_actors.catalogue import catalogue
 from svm_actors.explore.coverage import Mailbox, Reached, family, role, universe
 from svm_actors.explore.edges import VmaEdges
-from svm_actors.explore.races import race_catalogue
 from svm_actors.explore.run import Run, run
 from svm_actors.explore.targets import resolve
 from svm_actors.mm.events import RangeChanged, RangeChanging
@@ -86,7 +86,7 @@ def test_handoffs_are_between_threads() -> None:
 
 
 def test_races_are_those_counted() -> None:
-    races = {race.id for race in race_catalogue()}
+    races = {entry.id for entry in catalogue().values() if entry.kind == "race"}
     found: set[str] = set()
     for target in resolve("random-small"):
         for index in range(6):
@@ -182,5 +182,6 @@ def test_the_universe_is_what_the_model_says() -> None:
     known = universe()
     assert {"message:Munmap", "message:Invalidate", "message:OpenMirror"} <= set(known["message"])
     assert {"message:Command", "message:Message"}.isdisjoint(known["message"])
-    assert set(known["race"]) == {f"race:{race.id}" for race in race_catalogue() if race.windows}
+    races = [one for one in catalogue().values() if one.kind == "race"]
+    assert set(known["race"]) == {f"race:{race.id}" for race in races if race.windows}
     assert set(features(covered(), "message")) <= {name.partition(":")[2] for name in known["message"]}
