@@ -1,13 +1,14 @@
 """Where the sources of the package cite an id: as a guard, where a window is counted, or in an oracle.
 
 A guard is a method or a function of the model whose docstring names the id.  A window is a text with the id inside a
-call of a method named ``count``.  A check is any text or docstring of an oracle, or of an invariant check of the model,
-that names it.
+call of a method named ``count``.  A check is any text or docstring of an oracle that names it, or a text of the engine
+or the model that is nothing but the id of a rule or an invariant: what a failure is raised with.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from svm_actors.catalogue.rows import IDS
 PACKAGE: Final = Path(__file__).parent.parent
 MODEL: Final = ("dma_buf", "mm", "gpu", "drm", "xe", "mirror")
 CHECKERS: Final = ("oracle",)
+CHECK: Final = re.compile(r"(?:RULE|INV-FEN|INV-VMB|INV)-\d{2}")
 Role = Literal["guards", "windows", "checks"]
 
 
@@ -45,11 +47,11 @@ class Cited:
 def cited(role: Role, root: Path = PACKAGE) -> dict[str, list[Cited]]:
     """The places by id, each list in the order of files and lines."""
     found: dict[str, list[Cited]] = {}
-    for layer in CHECKERS if role == "checks" else MODEL:
+    for layer, search in _SEARCHES[role].items():
         for path in sorted((root / layer).rglob("*.py")):
             tree = ast.parse(path.read_bytes())
             file = path.relative_to(root).as_posix()
-            for line, name, text in _SEARCHES[role](tree):
+            for line, name, text in search(tree):
                 for each in sorted(set(IDS.findall(text))):
                     place = Cited(file, line, name, text)
                     if place not in found.setdefault(each, []):
@@ -93,8 +95,21 @@ def _texts(tree: ast.AST, prefix: str = "") -> Iterator[Place]:
             yield node.lineno, f"{prefix}{ast.unparse(target)}", " ".join(map(str, texts))
 
 
-_SEARCHES: Final[dict[Role, Callable[[ast.AST], Iterator[Place]]]] = {
-    "guards": _documented,
-    "windows": _counted,
-    "checks": _texts,
+def _raised(tree: ast.AST) -> Iterator[Place]:
+    """Functions, classes and constants with the texts in them that are such an id and nothing else."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from _raised(node)
+        elif isinstance(node, ast.stmt):
+            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            found = [text for text in texts if isinstance(text, str) and CHECK.fullmatch(text)]
+            if found:
+                yield node.lineno, getattr(node, "name", "") or ast.unparse(node).partition(" ")[0], " ".join(found)
+
+
+Search = Callable[[ast.AST], Iterator[Place]]
+_SEARCHES: Final[dict[Role, dict[str, Search]]] = {
+    "guards": dict.fromkeys(MODEL, _documented),
+    "windows": dict.fromkeys(MODEL, _counted),
+    "checks": {**dict.fromkeys(("engine", *MODEL), _raised), **dict.fromkeys(CHECKERS, _texts)},
 }

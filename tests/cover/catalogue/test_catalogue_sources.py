@@ -37,11 +37,12 @@ class Oracle:
 
 
 def toy(root: Path) -> Path:
-    for layer in (*MODEL, *CHECKERS):
+    for layer in ("engine", *MODEL, *CHECKERS):
         (root / layer).mkdir()
     (root / "drm" / "toy.py").write_text(SOURCE)
     (root / "xe" / "more.py").write_text('def again():\n    """SVM-R97 again."""\n')
     (root / "oracle" / "one.py").write_text(ORACLE)
+    (root / "engine" / "locks.py").write_text('def held():\n    """Of INV-24."""\n    raise Broken("INV-24", "INV-2")\n')
     return root
 
 
@@ -58,6 +59,7 @@ def test_guards_windows_and_checks_are_found(tmp_path: Path) -> None:
         "PGM-R96": [Cited("drm/toy.py", 10, "PGM-R96")],
     }
     assert cited("checks", root) == {
+        "INV-24": [Cited("engine/locks.py", 1, "held")],
         "RULE-18": [Cited("oracle/one.py", 1, "BROKEN")],
         "INV-01": [Cited("oracle/one.py", 4, "Oracle")],
         "INV-02": [Cited("oracle/one.py", 7, "Oracle.seen")],
