@@ -42,7 +42,7 @@ def toy(root: Path) -> Path:
     (root / "drm" / "toy.py").write_text(SOURCE)
     (root / "xe" / "more.py").write_text('def again():\n    """SVM-R97 again."""\n')
     (root / "oracle" / "one.py").write_text(ORACLE)
-    (root / "engine" / "locks.py").write_text('def held():\n    """Of INV-24."""\n    raise Broken("INV-24", "INV-2")\n')
+    (root / "engine" / "locks.py").write_text('def held():\n    """Of it."""\n    raise Broken("INV-24", "INV-2")\n')
     return root
 
 

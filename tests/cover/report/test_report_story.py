@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import svm_actors
 from svm_actors.bugs import BUGS
 from svm_actors.catalogue.rows import read_rows
+from svm_actors.catalogue.sources import cited
 from svm_actors.engine.op import MODES
 from svm_actors.explore.targets import subject_named
 from svm_actors.report.story import VERBS, Names, hang
@@ -35,8 +36,10 @@ def test_every_rule_that_the_model_names_has_a_title() -> None:
 
 def test_bugs_and_races_have_titles_too() -> None:
     assert all(title(bug) == BUGS[bug].title for bug in BUGS)
-    assert "last reference" in title("PGM-R07")
-    assert "PGM-R07" not in title("PGM-R07")
+    assert title("PGM-R07") == read_rows()["PGM-R07"].text
+    guards = [name for name in cited("guards") if name not in read_rows() and name not in BUGS]
+    assert guards, "what has no row is told in the words of its guard"
+    assert all(name not in title(name) for name in guards)
     assert title("XYZ-R99") == ""
 
 
