@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.errors import EngineError
+from svm_actors.engine.listeners import Listeners
 from svm_actors.engine.lockdep import LockDep
 from svm_actors.engine.nursery import Nursery
 from svm_actors.engine.op import render
@@ -87,7 +88,7 @@ class Engine:
         """Window events and statistics by name."""
         self.lockdep = LockDep()
         self.parts = Parts()
-        self.listeners: list[Callable[[Any], None]] = []
+        self.listeners = Listeners()
         self._timers: list[tuple[int, int, int, Task]] = []
         self._idler: Task | None = None
         self._created = self._queued = 0
@@ -429,14 +430,14 @@ class Engine:
     # -- the event stream ------------------------------------------------------------
 
     def emit(self, event: Any) -> None:
-        """Hand a model event to every listener, in the order they subscribed.
+        """Hand a model event to every listener that hears its kind, in the order they subscribed.
 
         A listener that raises (an oracle) ends the run, whatever the emitting code does with it.
         """
         if self.closing:
             return
         try:
-            for listener in self.listeners:
+            for listener in self.listeners.of(type(event)):
                 listener(event)
         except Exception as error:
             self.fail(error)
