@@ -8,7 +8,30 @@ import attrs
 
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence import Fence
+    from svm_actors.dma_buf.resv import DmaResv, Usage
     from svm_actors.engine.engine import Engine
+
+
+@attrs.frozen
+class FenceAdded:
+    """A reservation has one more fence, whatever slot it went to."""
+
+    resv: DmaResv
+    """Where."""
+    fence: Fence
+    """Which."""
+    usage: Usage
+    """What for."""
+
+
+@attrs.frozen
+class FencesReplaced:
+    """One fence of a reservation stands for all that a context had there: they need not be waited for any more."""
+
+    resv: DmaResv
+    """Where."""
+    context: int
+    """Whose fences."""
 
 
 @attrs.frozen

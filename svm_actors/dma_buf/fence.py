@@ -31,6 +31,7 @@ from svm_actors.engine.task import Task
 
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence_memory import FenceMemory
+    from svm_actors.dma_buf.rcu import Rcu
 
 MAX_SCHEDULE_TIMEOUT: Final = (1 << 63) - 1
 """As a timeout: for ever."""
@@ -146,6 +147,10 @@ class Fence(Source):
     def ops_set_deadline(self, deadline: int) -> None:
         """A hint that the result is wanted by this virtual time."""
 
+    def ops_timeline_name(self) -> str:
+        """Asked of an unsignaled fence only; the answer may be memory of its maker."""
+        return self.name
+
     @property
     def ops(self) -> type[Fence] | None:
         """Who implements it; None once it has signaled and no longer depends on them."""
@@ -155,7 +160,16 @@ class Fence(Source):
     def timeline_name(self) -> str:
         """Its name, as long as its maker must be there to tell (FEN-R05)."""
         self._must_live("is asked for its name")
-        return DETACHED if self.signaled else self.name
+        return DETACHED if self.signaled else self.ops_timeline_name()
+
+    async def read_timeline_name(self, rcu: Rcu) -> str:
+        """dma_fence_timeline_name: inside a read section, for it may be signaled, and its maker go, on the way."""
+        with rcu.reading():
+            await self.engine.step("read", self)
+            if self.signaled:
+                return DETACHED
+            await self.engine.step("read", self, "timeline_name")
+            return self.ops_timeline_name()
 
     # -- signaling -----------------------------------------------------------------------
 
@@ -183,12 +197,19 @@ class Fence(Source):
     def _signal_locked(self, timestamp: int | None = None) -> None:
         self.signaled = True
         self.timestamp = self.engine.now if timestamp is None else timestamp
+        if self._callbacks:
+            self._call_back()
+        if self.parked:
+            self.changed()
+
+    def _call_back(self) -> None:
+        """In the order of registration; the lock is a spinlock taken with interrupts off, so none may sleep."""
         callbacks, self._callbacks = self._callbacks, []
+        self.engine.enter_atomic(self)
         for callback in callbacks:
             callback.fence = None
             callback.func(self)
-        if self.parked:
-            self.changed()
+        self.engine.leave_atomic(self)
 
     def set_error(self, error: KernelError) -> None:
         """dma_fence_set_error: before the signal or never (FEN-R04)."""

@@ -76,6 +76,7 @@ class FenceArray(Fence):
             irq_work_queue(self.engine, self, self._complete)
 
     def _complete(self) -> None:
+        """FEN-R33: the last callback's reference is held over the signal, in which the others may be dropped."""
         self._settle_error()
         self.signal()
         self.put()
@@ -89,7 +90,7 @@ class FenceArray(Fence):
             self.error = self._first_error.error
 
     def ops_signaled(self) -> bool:
-        """The counter, once callbacks are out; before that every child is asked.
+        """The counter, once callbacks are out; before that every child is asked (FEN-B05).
 
         FEN-R07: the counter is read before the bit, or a poll could mix one time with another.
         """

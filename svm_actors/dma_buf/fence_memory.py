@@ -42,7 +42,7 @@ class FenceMemory:
         self.live[fence] = None
 
     def free(self, fence: Fence) -> None:
-        """kfree_rcu: its last reference is gone; readers may still look at it for a grace period."""
+        """kfree_rcu: its last reference is gone; readers may still look at it for a grace period (FEN-R05)."""
         self.rcu.call(lambda: self._freed(fence))
 
     def _freed(self, fence: Fence) -> None:

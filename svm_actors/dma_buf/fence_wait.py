@@ -74,7 +74,7 @@ class _Any(Source):
         try:
             for index, fence in enumerate(self.fences):
                 try:
-                    self.callbacks.append(await add_callback(fence, self._wake))
+                    self.callbacks.append(await self.engine.parts.of(add_callback)(fence, self._wake))
                 except ENOENT:
                     return timeout, index
             left = await self._sleep(timeout, intr)

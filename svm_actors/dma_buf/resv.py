@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from svm_actors.dma_buf.events import publish
+from svm_actors.dma_buf.events import FenceAdded, FencesReplaced, publish
 from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT, Fence
 from svm_actors.dma_buf.fence_array import FenceArray
 from svm_actors.dma_buf.fence_memory import FenceMemory, allocate
@@ -141,7 +141,7 @@ class DmaResv:
         wanted = len(old.slots) + n
         if wanted <= old.max_fences:
             return
-        room = max(wanted, old.max_fences * 2) if old.max_fences else max(MIN_SLOTS, _power_of_two(n))
+        room = self.room_for(n, wanted)
         allocate(self.engine, self.memory, "fence slots")
         kept: list[Slot] = []
         gone: list[Slot] = []
@@ -151,13 +151,27 @@ class DmaResv:
         for slot in gone:
             slot.fence.put()
 
+    def room_for(self, n: int, wanted: int) -> int:
+        """FEN-B04: never less than what was asked for, also the first time."""
+        old = self.fences.max_fences
+        return max(wanted, old * 2) if old else max(MIN_SLOTS, _power_of_two(n))
+
     def add(self, fence: Fence, usage: Usage) -> None:
         """dma_resv_add_fence: takes a reference; cannot fail, so it needs a reserved slot."""
         self.assert_held()
         if fence.container:
             raise PropertyFailed("resv", RULE, f"{fence.name}, a container, is added to {self.name}")
-        fence.get()
+        self.hold(fence)
         publish(self.engine, fence, self.ww.name)
+        self._put_into_slot(fence, usage)
+        if self.engine.listeners:
+            self.engine.emit(FenceAdded(self, fence, usage))
+
+    def hold(self, fence: Fence) -> None:
+        """FEN-B29: a reference of its own, since whoever adds a fence may drop his before it is signaled."""
+        fence.get()
+
+    def _put_into_slot(self, fence: Fence, usage: Usage) -> None:
         slots = self.fences.slots
         for index, old in enumerate(slots):
             if self.may_replace(old, fence, usage):
@@ -191,6 +205,8 @@ class DmaResv:
             if old.fence.context == context:
                 slots[index] = Slot(replacement.get(), usage)
                 old.fence.put()
+        if self.engine.listeners:
+            self.engine.emit(FencesReplaced(self, context))
 
     # -- reading, locked ---------------------------------------------------------------------
 
@@ -213,7 +229,7 @@ class DmaResv:
         fences = self.get_fences(usage)
         if len(fences) < 2:
             return fences[0] if fences else None
-        return FenceArray(self.engine, f"{self.name}.singleton", fences, memory=self.memory)
+        return self.engine.parts.of(FenceArray)(self.engine, f"{self.name}.singleton", fences, memory=self.memory)
 
     def copy_fences(self, source: DmaResv) -> None:
         """dma_resv_copy_fences: this one's fences become those of ``source``; under this lock.  -ENOMEM."""
@@ -233,7 +249,7 @@ class DmaResv:
         return [slot.fence for slot in self.fences.slots if slot.usage <= usage and not slot.fence.is_signaled()]
 
     def test_signaled(self, usage: Usage) -> bool:
-        """dma_resv_test_signaled: no unsignaled fence up to this usage."""
+        """dma_resv_test_signaled: no unsignaled fence up to this usage; all are looked at (FEN-B03)."""
         return not self.unsignaled(usage)
 
     async def wait(self, usage: Usage, intr: bool = False, timeout: int = MAX_SCHEDULE_TIMEOUT) -> int:
@@ -243,24 +259,28 @@ class DmaResv:
         -ERESTARTSYS.  A fence added meanwhile may be missed: only the lock, or a second gate such as a
         notifier sequence, makes "none is left" lasting (FEN-R11).
         """
-        cursor = ResvCursor(self, usage)
-        left = timeout
+        cursor = self.engine.parts.of(ResvCursor)(self, usage)
+        left = self.time_for(timeout)
         try:
             while (fence := await cursor.next()) is not None:
-                # FEN-B02: a timeout of 0 stays 0 for every fence.
                 answer = await fence.wait_timeout(left, intr)
                 if answer <= 0:
                     return answer
-                left = answer if timeout else 0
+                left = answer if timeout else self.time_for(timeout)
         finally:
             cursor.end()
         if not self.test_signaled(usage):
             self.engine.count("FEN-R11")
         return max(1, left)
 
+    @staticmethod
+    def time_for(timeout: int) -> int:
+        """FEN-B02: a timeout of 0 stays 0 for every fence: a poll never sleeps."""
+        return timeout
+
     async def set_deadline(self, usage: Usage, deadline: int) -> None:
         """dma_resv_set_deadline: pass the hint on."""
-        cursor = ResvCursor(self, usage)
+        cursor = self.engine.parts.of(ResvCursor)(self, usage)
         while (fence := await cursor.next()) is not None:
             fence.set_deadline(deadline)
 
@@ -309,12 +329,16 @@ class ResvCursor:
         if not self._started:
             self._started = True
             self._restart()
-        elif self.resv.fences is not self._list:
+        elif self.is_stale():
             engine.count("FEN-R10")
             self._restart()
         else:
             self.restarted = False
         return self._walk()
+
+    def is_stale(self) -> bool:
+        """FEN-R10: the array was replaced; what is in the old one may be dead, and newer fences are not there."""
+        return self.resv.fences is not self._list
 
     def _walk(self) -> Fence | None:
         while self._index < self._count:

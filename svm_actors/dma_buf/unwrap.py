@@ -42,12 +42,12 @@ def merge_steps(engine: Engine, fences: Sequence[Fence | None], memory: FenceMem
         counted, pending = len(pending), list(_unsignaled(fences))
         if len(pending) < counted:
             engine.count("fence.signaled_while_merging")
-    kept = deduplicate(pending)
+    kept = engine.parts.of(deduplicate)(pending)
     if not kept:
         return dma_fence_allocate_private_stub(engine, _newest(fences), memory)
     if len(kept) == 1:
         return kept[0].get()
-    return FenceArray(engine, merged_name(kept), [fence.get() for fence in kept], memory=memory)
+    return engine.parts.of(FenceArray)(engine, merged_name(kept), [fence.get() for fence in kept], memory=memory)
 
 
 def merge(engine: Engine, fences: Sequence[Fence | None], memory: FenceMemory | None = None) -> Fence | None:
@@ -67,7 +67,7 @@ async def merge_in_steps(
 
 
 def deduplicate(fences: Sequence[Fence]) -> list[Fence]:
-    """dma_fence_dedup_array: by context, of each context the latest fence only.
+    """dma_fence_dedup_array: by context, of each context the latest fence only (FEN-B06).
 
     Fences of context 0 are unrelated to each other and all stay, each once.
     """

@@ -83,9 +83,9 @@ class DrmExec:
         """
         if self.ticket is not None:
             raise EngineError(f"{self.name} has been through its loop already")
-        self.ticket = ticket = WwCtx(self.engine, self.ww_class, inject=self.inject)
         while True:
             self.passes += 1
+            self.ticket = self.ticket_for_pass()
             try:
                 await body(self)
             except EDEADLK:
@@ -96,7 +96,11 @@ class DrmExec:
             self.engine.count("exec.retry")
             self._unlock_all()
             self._stale = True
-        ticket.acquire_done()
+        self.ticket.acquire_done()
+
+    def ticket_for_pass(self) -> WwCtx:
+        """FEN-R13: one stamp for all passes, so that it is the oldest some day."""
+        return self.ticket or WwCtx(self.engine, self.ww_class, inject=self.inject)
 
     def _pass_was_last(self) -> bool:
         """No contention is left over.  What was locked ahead and not asked for is let go (FEN-B25)."""
@@ -132,7 +136,7 @@ class DrmExec:
         self._locked(obj)
 
     async def prepare_obj(self, obj: ExecObject, num_fences: int) -> None:
-        """drm_exec_prepare_obj: lock it and reserve slots; unlocked again when there is no memory."""
+        """drm_exec_prepare_obj: lock it and reserve slots; unlocked again when there is no memory (FEN-B30)."""
         await self.lock_obj(obj)
         try:
             obj.resv.reserve(num_fences)
@@ -171,12 +175,16 @@ class DrmExec:
     # -- inside ------------------------------------------------------------------------------------
 
     def _context(self) -> WwCtx:
+        """FEN-R12: every lock is taken in the one acquire context, by whose age contention is settled."""
         if self.ticket is None:
             raise EngineError(f"{self.name} locks outside of until_all_locked")
         return self.ticket
 
     async def _lock_contended(self) -> None:
-        """drm_exec_lock_contended: sleep for what could not be had, holding nothing."""
+        """drm_exec_lock_contended: sleep for what could not be had, holding nothing.
+
+        FEN-B25: it counts as locked only when the body asks for it; maybe it does not any more.
+        """
         obj = self.contended
         if obj is None:
             return

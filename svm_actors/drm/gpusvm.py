@@ -90,6 +90,7 @@ class DrmGpusvm(DrmGpusvmPlacement):
     def check_vma(self, vpn: int, ctx: GpusvmCtx) -> Vma:
         """SVM-R53: memory that can never be mapped ends the fault here, not in a retry (SVM-B33).
 
+        The CPU is asked, not the events there have been: MREMAP_DONTUNMAP leaves a VMA behind (MM-R27, MM-B71).
         Note what is not tested: whether the VMA may be read, and whether an existing range still fits
         into one VMA (SVM-S01).
         """
@@ -114,13 +115,17 @@ class DrmGpusvm(DrmGpusvmPlacement):
         range_.start, range_.end, range_.notifier = start, start + npages, notifier
         migrate = ctx.devmem_possible and vma.is_anonymous and not vma.flags & Vm.HUGETLB
         range_.flags = RangeFlags(migrate_devmem=migrate)
+        await self.insert_range(notifier, range_, fresh)
+        return range_
+
+    async def insert_range(self, notifier: GpusvmNotifier, range_: GpusvmRange, fresh: bool) -> None:
+        """SVM-R07: a callback may be walking the tree (SVM-B44)."""
         if self.notifier_lock.holders():
             self.engine.count("SVM-R07")
         async with self.notifier_lock.reading():
             self._insert_range(notifier, range_)
             if fresh:
                 self.root[notifier.start] = notifier
-        return range_
 
     def _insert_range(self, notifier: GpusvmNotifier, range_: GpusvmRange) -> None:
         """SVM-R07, SVM-R08: under both locks; two ranges over one page would be the end of it."""

@@ -160,14 +160,17 @@ class DrmGpusvmBase(Actor):
         return True
 
     def refuses(self, event: NotifierRange) -> bool:
-        """SVM-R32: a caller that must not sleep is sent away."""
+        """SVM-R32: a caller that must not sleep is sent away, as notifier_lock may have to be waited for (SVM-B55)."""
         if event.blockable:
             return False
         self.engine.count("SVM-R32")
         return True
 
     def store_sequence(self, message: Invalidate) -> None:
-        """SVM-R01: every walk that began before this event becomes stale."""
+        """SVM-R01: every walk that began before this event becomes stale.
+
+        SVM-R06: also when the notifier is in no tree yet: those who read the sequence next wait for the end.
+        """
         message.notifier.interval.set_seq(message.seq)
 
     def statistics(self) -> dict[str, int]:

@@ -11,8 +11,9 @@ Besides the address each entry remembers the page it was made for and whether th
 The page is for oracles only.  The kernel does not look at the write bit of the walk (SVM-S02); the
 driver's write-bit policy does (docs/design/svm_s02.md).
 
-Simplified: order 0, so the address array has one entry per page; nothing is ever marked dirty, as in
-the kernel (SVM-S16).
+Pages the device may write are marked dirty; the kernel does not do it (SVM-S16).
+
+Simplified: order 0, so the address array has one entry per page.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class AddressArray:
 class GpusvmPages:
     """drm_gpusvm_pages: the device's view of the pages of one range."""
 
-    __slots__ = ("array", "dpagemap", "flags", "gpu", "linked", "notifier_seq", "window")
+    __slots__ = ("array", "dpagemap", "flags", "gpu", "linked", "notifier_seq", "window", "window_pages")
 
     def __init__(self, gpu: Gpu | None) -> None:
         self.gpu = gpu
@@ -92,6 +93,8 @@ class GpusvmPages:
         """The one region whose pages are mapped, referenced."""
         self.window: int | None = None
         """First page of the IOVA reservation; zeroed before each mapping attempt (RULE-22)."""
+        self.window_pages = 0
+        """Its size."""
         self.linked = 0
         """Pages linked into the window so far."""
         self.notifier_seq = 1 << 63
@@ -129,7 +132,7 @@ class MmUser:
     ) -> None:
         # Anything but a kernel error ends the run: then nothing may be awaited any more.
         if error is None or isinstance(error, KernelError):
-            await self.mm.mmput()
+            await self.gpusvm.release_mm(self.mm)
 
 
 class DrmGpusvmPages(DrmGpusvmBase):
@@ -155,7 +158,7 @@ class DrmGpusvmPages(DrmGpusvmBase):
                 return
             flags = Hmm.REQ_FAULT if ctx.read_only else Hmm.REQ_FAULT | Hmm.REQ_WRITE
             walk = await self.new_walk(notifier, start, end, flags, ctx.device_private_page_owner)
-            await self._fault_in(mm, walk, deadline)
+            await self.walk_pages(mm, walk, deadline)
             self.zero_iova_state(pages)
             if await self._map(pages, walk, ctx):
                 pages.notifier_seq = walk.notifier_seq
@@ -182,8 +185,12 @@ class DrmGpusvmPages(DrmGpusvmBase):
         await self.might_reclaim("pfns")
         return HmmRange(notifier, 0, start, end, [HMM_NONE] * (end - start), flags, dev_private_owner=owner)
 
+    async def walk_pages(self, mm: Mm, walk: HmmRange, deadline: int) -> None:
+        """SVM-R06, SVM-R01: steps 4 and 5; the sequence is that of before the walk (SVM-B49)."""
+        await self._fault_in(mm, walk, deadline)
+
     async def _fault_in(self, mm: Mm, walk: HmmRange, deadline: int) -> None:
-        """Steps 4 and 5: hmm with the time that is left."""
+        """hmm with the time that is left."""
         async with MmUser(self, mm):
             await self.core.call(HmmRangeFaultUnlocked(walk, max(1, deadline - self.engine.now)))
 
@@ -192,6 +199,10 @@ class DrmGpusvmPages(DrmGpusvmBase):
         if not await mm.mmget_not_zero():
             self.engine.count("SVM-R21")
             raise EFAULT
+
+    async def release_mm(self, mm: Mm) -> None:
+        """SVM-R21: the other half of :meth:`hold_mm`."""
+        await mm.mmput()
 
     def zero_iova_state(self, pages: GpusvmPages) -> None:
         """RULE-22: no attempt starts with the window of the one before (SVM-B56)."""
@@ -203,8 +214,8 @@ class DrmGpusvmPages(DrmGpusvmBase):
     async def _map(self, pages: GpusvmPages, walk: HmmRange, ctx: GpusvmCtx) -> bool:
         """Steps 7 to 9; False asks for another walk.
 
-        SVM-R31: the array is allocated without the lock, which an event may use; so all checks are made
-        again afterwards (RULE-24, SVM-B57).
+        No page is looked at without the lock (VMB-B11).  SVM-R31: the array is allocated without it, which an event may
+        use (SVM-B54); so all checks are made again afterwards (RULE-24, SVM-B57).
         """
         allocated = False
         while True:
@@ -259,13 +270,14 @@ class DrmGpusvmPages(DrmGpusvmBase):
             zdd = zdd_of(folio)
             if index and not ctx.allow_mixed and self.is_mixed(zdd, state.zdd):
                 raise EOPNOTSUPP
-            addr = self._map_device(pages, folio, zdd, state.direction)
+            addr = self._map_device(pages, index, folio, zdd, state.direction)
         else:
             if not ctx.allow_mixed and self.is_mixed(None, state.zdd):
                 raise EOPNOTSUPP
             if ctx.devmem_only:
                 raise EFAULT
             addr = self._map_system(pages, index, npages, folio, state.direction)
+            self.dirty_for_write(folio, pfn, state.direction)
         pages.entries.append(DmaPage(addr, folio, pfn.write))
         return state._replace(zdd=zdd)
 
@@ -276,18 +288,22 @@ class DrmGpusvmPages(DrmGpusvmBase):
         self.engine.count("SVM-R11")
         return True
 
-    def _map_device(self, pages: GpusvmPages, folio: Folio, zdd: Zdd, direction: Direction) -> DmaAddr:
+    def _map_device(self, pages: GpusvmPages, index: int, folio: Folio, zdd: Zdd, direction: Direction) -> DmaAddr:
         """A device page: the region is stored at the first one, so that the error path can unmap (SVM-B30)."""
         assert pages.gpu is not None
         dpagemap = zdd.dpagemap
+        if not self.fits_region(pages, dpagemap, index):
+            raise EOPNOTSUPP
         if pages.dpagemap is None:
             dpagemap.get()
             pages.dpagemap = dpagemap
-        elif pages.dpagemap is not dpagemap:
-            raise EOPNOTSUPP
         if pages.window is not None:
             self.engine.count("SVM-R44")
         return dpagemap.device_map(pages.gpu, folio, direction)
+
+    def fits_region(self, pages: GpusvmPages, dpagemap: DrmPagemap, index: int) -> bool:
+        """SVM-R11: no other region was chosen before, wherever in the request the page is (SVM-B02)."""
+        return pages.dpagemap is None or pages.dpagemap is dpagemap
 
     def _map_system(self, pages: GpusvmPages, index: int, npages: int, folio: Folio, direction: Direction) -> DmaAddr:
         """A system page: into the window, which only page 0 may open (SVM-R44), else alone."""
@@ -295,6 +311,7 @@ class DrmGpusvmPages(DrmGpusvmBase):
         iommu = pages.gpu.iommu
         if not index:
             pages.window = iommu.reserve(npages)
+            pages.window_pages = npages
         if pages.window is None:
             return DmaAddr(map_page(pages.gpu, folio, direction), Proto.SYSTEM, 0, direction)
         iova = pages.window + pages.linked
@@ -302,8 +319,21 @@ class DrmGpusvmPages(DrmGpusvmBase):
         pages.linked += 1
         return DmaAddr(iova, Proto.SYSTEM, 0, direction)
 
+    def dirty_for_write(self, folio: Folio, pfn: HmmPfn, direction: Direction) -> None:
+        """MM-R18: a store of the device leaves no dirty bit, so the page is dirty as soon as it may be written.
+
+        Reclaim cleans it only after an event has taken the mapping away (INV-16).  7.3.4 does nothing (MM-B37).
+        """
+        if pfn.write and direction is Direction.BIDIRECTIONAL:
+            if folio.swapcache and not folio.dirty:
+                self.engine.count("MM-R18")
+            folio.dirty = True
+
     def undo_mapping(self, pages: GpusvmPages) -> None:
-        """SVM-R43: the flag is published only at the end, so force it before unmapping (SVM-B01)."""
+        """SVM-R43: the flag is published only at the end, so force it before unmapping (SVM-B01).
+
+        Device pages are unmapped through their region, which is known from the first one on (SVM-B30).
+        """
         if pages.entries:
             self.engine.count("SVM-R43")
         pages.flags = pages.flags._replace(has_dma_mapping=True)
@@ -332,28 +362,41 @@ class DrmGpusvmPages(DrmGpusvmBase):
         self._unmap(pages)
 
     def _unmap(self, pages: GpusvmPages) -> None:
-        """The window goes back whole, whatever part of it was linked (SVM-B31); the array stays."""
+        """The array stays."""
         if not pages.flags.has_dma_mapping:
             return
         assert pages.gpu is not None
-        iommu = pages.gpu.iommu
         if pages.window is not None:
-            if pages.linked:
-                iommu.unlink(pages.window, pages.linked)
-            iommu.free(pages.window)
-        for page in pages.entries:
+            self.release_window(pages)
+        for index, page in enumerate(pages.entries):
             if page.addr.proto is not Proto.SYSTEM:
-                assert pages.dpagemap is not None
-                pages.dpagemap.device_unmap(pages.gpu, page.addr)
+                self.unmap_device_page(pages, index)
             elif pages.window is None:
-                iommu.unmap(page.addr.addr)
+                pages.gpu.iommu.unmap(page.addr.addr)
         self.clear_mapped(pages)
         if pages.dpagemap is not None:
             pages.dpagemap.put()
             pages.dpagemap = None
 
+    def release_window(self, pages: GpusvmPages) -> None:
+        """SVM-R44: the window goes back whole, whatever part of it was linked (SVM-B31)."""
+        assert pages.gpu is not None
+        assert pages.window is not None
+        if pages.linked:
+            pages.gpu.iommu.unlink(pages.window, pages.linked)
+        pages.gpu.iommu.free(pages.window)
+
+    def unmap_device_page(self, pages: GpusvmPages, index: int) -> None:
+        """Through the region it belongs to."""
+        assert pages.gpu is not None
+        assert pages.dpagemap is not None
+        pages.dpagemap.device_unmap(pages.gpu, pages.entries[index].addr)
+
     def clear_mapped(self, pages: GpusvmPages) -> None:
-        """SVM-R42: whoever comes second finds nothing to unmap (SVM-B65)."""
+        """SVM-R42: whoever comes second finds nothing to unmap (SVM-B65).
+
+        SVM-R49: the addresses stay, for a bind may be reading them (RULE-23, SVM-B66).
+        """
         pages.flags = pages.flags._replace(has_dma_mapping=False, has_devmem_pages=False)
 
     async def free_pages(self, pages: GpusvmPages) -> None:

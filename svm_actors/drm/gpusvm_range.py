@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import attrs
 from sortedcontainers import SortedDict
 
+from svm_actors.engine.errors import PropertyFailed
 from svm_actors.mm.mmu_notifier import IntervalNotifier
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class GpusvmRange:
         """The subscription that watches this range."""
         assert self.notifier is not None
         return self.notifier.interval
+
+    def must_live(self) -> None:
+        """SVM-R48: whoever comes across a range has a reference, or a lock that keeps it in the tree."""
+        if self.refs <= 0:
+            raise PropertyFailed("lifetime", "SVM-R48", f"{self!r} is used after it was freed")
 
     def get(self) -> None:
         """drm_gpusvm_range_get."""

@@ -62,12 +62,17 @@ class DrmGpusvmPlacement(DrmGpusvmPages):
             walk = await self.new_walk(range_.interval, range_.start, range_.end, Hmm.NONE, owner)
             try:
                 await self.core.call(HmmRangeFaultUnlocked(walk, HMM_RANGE_DEFAULT_TIMEOUT))
-            except KernelError:
+            except KernelError as error:
+                self.scan_failed(error)
                 return Scan.UNPOPULATED
             async with self.notifier_lock.reading():
                 if not walk.notifier.read_retry(walk.notifier_seq):
                     return classify(walk, pgmap)
             self.engine.count("gpu.retry.scan")
+
+    def scan_failed(self, _error: KernelError) -> None:
+        """A way out of its own: no lock is held yet (SVM-B03)."""
+        self.engine.count("gpu.scan_failed")
 
     async def range_evict(self, range_: GpusvmRange, *, write: bool = False) -> None:
         """drm_gpusvm_range_evict: to RAM through the CPU fault path; pages inside a timeslice are waited for.

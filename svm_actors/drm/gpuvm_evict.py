@@ -31,12 +31,16 @@ class GpuvmEvict(GpuvmBos):
     # -- external objects ----------------------------------------------------------------
 
     async def vm_bo_extobj_add(self, vm_bo: DrmGpuvmBo) -> None:
-        """drm_gpuvm_bo_extobj_add: nothing for a local object; under vm.lock, and vm.resv if RESV_PROTECTED."""
-        if not self.is_extobj(vm_bo.obj):
+        """drm_gpuvm_bo_extobj_add: under vm.lock, and vm.resv if RESV_PROTECTED."""
+        if not self.belongs_to_extobj(vm_bo):
             return
         if vm_bo not in self.extobj:
             self.extobj_may_grow(vm_bo)
         await self.extobj.add(vm_bo)
+
+    def belongs_to_extobj(self, vm_bo: DrmGpuvmBo) -> bool:
+        """VMB-B31: not a local object; who locks the VM has locked it, and would lock it once more."""
+        return self.is_extobj(vm_bo.obj)
 
     def extobj_may_grow(self, vm_bo: DrmGpuvmBo) -> None:
         """VMB-R33: no exec is between locking the external objects and adding its fence to them.
@@ -84,7 +88,7 @@ class GpuvmEvict(GpuvmBos):
                 if not self.skips(vm_bo):
                     await self._validate_one(vm_bo, exec_)
             return
-        walk = PopOne(self.evicted, self.walk_put)
+        walk = self.engine.parts.of(PopOne)(self.evicted, self.walk_put)
         try:
             while (popped := await walk.next()) is not None:
                 await self._validate_one(popped, exec_)
@@ -102,7 +106,7 @@ class GpuvmEvict(GpuvmBos):
             await self.evicted.remove(vm_bo)
 
     def skips(self, vm_bo: DrmGpuvmBo) -> bool:
-        """A zombie stays on lists that need vm.resv until the cleanup; walkers pass it by (VMB-B34)."""
+        """VMB-B34: a zombie stays on lists that need vm.resv until the cleanup (VMB-R31); walkers pass it by."""
         if vm_bo.zombie:
             self.engine.count("gpuvm.zombie_skipped")
         return vm_bo.zombie

@@ -19,6 +19,7 @@ from svm_actors.drm.gpuvm_gem import GemObject
 from svm_actors.drm.gpuvm_lists import PopOne
 from svm_actors.drm.gpuvm_ops import OpMap, OpRemap, OpUnmap
 from svm_actors.drm.gpuvm_split import split_map, split_unmap
+from svm_actors.drm.gpuvm_va import DrmGpuva
 
 __all__ = ["DrmGpuvmExec", "GpuvmExec", "prepare"]
 
@@ -56,7 +57,7 @@ class GpuvmExec(GpuvmEvict):
                 await self.evicted.add(vm_bo)
 
     async def _prepare_popping(self, exec_: DrmExec, num_fences: int) -> None:
-        walk = PopOne(self.extobj, self.walk_put)
+        walk = self.engine.parts.of(PopOne)(self.extobj, self.walk_put)
         try:
             while (vm_bo := await walk.next()) is not None:
                 await prepare(exec_, vm_bo.obj, num_fences)
@@ -64,10 +65,14 @@ class GpuvmExec(GpuvmEvict):
             await walk.finish()
 
     async def prepare_range(self, exec_: DrmExec, addr: int, range_: int, num_fences: int) -> None:
-        """drm_gpuvm_prepare_range: the objects mapped there; a sparse vma has none (VMB-B32)."""
+        """drm_gpuvm_prepare_range: the objects mapped there."""
         for va in self.tree.overlapping(addr, addr + range_):
-            if va.obj is not None:
-                await prepare(exec_, va.obj, num_fences)
+            if self.has_object(va):
+                await prepare(exec_, va.obj, num_fences)  # type: ignore[arg-type]
+
+    def has_object(self, va: DrmGpuva) -> bool:
+        """VMB-B32: a sparse vma has none, and nothing to lock."""
+        return va.obj is not None
 
     async def resv_add_fence(
         self,

@@ -110,12 +110,16 @@ class PopOne:
             while which.entries:
                 vm_bo = next(iter(which.entries))
                 del which.entries[vm_bo]
-                if vm_bo.get_unless_zero():
+                if self.hold(vm_bo):
                     which.private[vm_bo] = None
                     self._held = vm_bo
                     return vm_bo
                 which.engine.count("gpuvm.dead_skipped")
         return None
+
+    def hold(self, vm_bo: DrmGpuvmBo) -> bool:
+        """VMB-B38: a reference for as long as the walk is there, unless it is dead already."""
+        return vm_bo.get_unless_zero()
 
     def _begin(self) -> None:
         if self.which.walker not in (None, self):

@@ -8,7 +8,7 @@ whom is decided by folio locks, BO reservations and mmap_lock, never by this act
 The pagemap knows CPU mappings and physical pages; it never sees a GPU page table.
 
 The work is in :mod:`pagemap_migrate` (to the device) and :mod:`pagemap_ram` (home again).
-Simplified: no cache and no shrinker, so the last put destroys the region at once; order 0 only.
+What becomes of a region that nobody uses is said in :mod:`pagemap_cache`.  Simplified: order 0 only.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from svm_actors.mm.folio import Folio
 from svm_actors.mm.memremap import DevPagemap, VmFault
 
 if TYPE_CHECKING:
+    from svm_actors.drm.pagemap_cache import PagemapCache
     from svm_actors.gpu.address import Direction, DmaAddr
     from svm_actors.gpu.gpu import Gpu
     from svm_actors.mm.core import CoreMm
@@ -107,6 +108,8 @@ class DrmPagemap(Actor):
         self.ops = ops
         self.refs = 1
         """The device's, one per zdd, one per mapped ``gpusvm_pages``."""
+        self.cache: PagemapCache | None = None
+        """Where it is kept when nobody uses it, if anywhere."""
         self.destroyed = False
         self.live_zdds = 0
         self.allocations = 0
@@ -117,7 +120,7 @@ class DrmPagemap(Actor):
         """What atomic context and inner locks leave to a worker."""
         self.pgmap = DevPagemap(engine, f"{name}.pgmap", owner, base_pfn, npages, self)
         self.to_devmem = self.engine.parts.of(ToDevmem)(self)
-        self.to_ram = ToRam(self)
+        self.to_ram = self.engine.parts.of(ToRam)(self)
         self.evict_passes = self.engine.parts.of(EvictPasses)(self)
         self.handle(PopulateMm, self._populate_mm)
         self.handle(EvictToRam, self._evict_to_ram)
@@ -141,7 +144,7 @@ class DrmPagemap(Actor):
         self.refs += 1
 
     def put(self) -> None:
-        """drm_pagemap_put: the last one destroys the region, at most once (RULE-49)."""
+        """drm_pagemap_put: the last one makes the region inactive, or without a cache destroys it (RULE-49)."""
         self.refs -= 1
         if self.refs < 0:
             raise PropertyFailed("lifetime", "RULE-49", f"{self.name} is put more often than it was taken")
@@ -149,6 +152,20 @@ class DrmPagemap(Actor):
             return
         if self.pgmap.live:
             raise PropertyFailed("lifetime", "PGM-R33", f"{self.name} is destroyed with device pages in use")
+        if self.cache is not None and not self.cache.closed:
+            self.works.queue("pagemap_release", self.cache.shrinker.add, self)
+        else:
+            self.destroy()
+
+    def reinit(self) -> None:
+        """drm_pagemap_reinit: an inactive pagemap gets its first reference again."""
+        self.refs = 1
+
+    def destroy(self) -> None:
+        """Nobody can get here again: destroyed at most once, and never while in use (RULE-49)."""
+        if self.refs or self.destroyed:
+            state = "a second time" if self.destroyed else f"with {self.refs} references"
+            raise PropertyFailed("lifetime", "RULE-49", f"{self.name} is destroyed {state}")
         self.destroyed = True
         self.ops.destroy(self)
 
@@ -170,17 +187,20 @@ class DrmPagemap(Actor):
 
     def folio_free(self, folio: Folio) -> None:
         """The last reference of a device folio is gone: put its zdd.  Atomic context (PGM-R07)."""
+        self.engine.enter_atomic(folio.lock)
         zdd_of(folio).put()
+        self.engine.leave_atomic(folio.lock)
 
     # -- requests ----------------------------------------------------------------------
 
     async def _populate_mm(self, message: PopulateMm) -> None:
         async with MmUser(message.mm):
-            await message.mm.mmap_lock.read()
-            try:
-                await self.ops.populate_mm(self, message.mm, message.start, message.end, message.timeslice_ns)
-            finally:
-                message.mm.mmap_lock.release()
+            await self.populate_locked(message)
+
+    async def populate_locked(self, message: PopulateMm) -> None:
+        """M1: no VMA of the window goes or changes from the look at it to finalize (PGM-B53)."""
+        async with message.mm.mmap_lock.reading():
+            await self.ops.populate_mm(self, message.mm, message.start, message.end, message.timeslice_ns)
 
     async def _evict_to_ram(self, message: EvictToRam) -> None:
         devmem = message.devmem

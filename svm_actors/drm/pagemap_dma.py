@@ -82,7 +82,7 @@ class DmaBatch:
         return iova
 
     async def map_peer(self, peer: DrmPagemap, folios: Sequence[Folio | None], direction: Direction) -> None:
-        """drm_pagemap_migrate_map_device_private_pages: pages of ``peer``, for our copying device."""
+        """drm_pagemap_migrate_map_device_private_pages: pages of ``peer``, for our copying device (PGM-B12)."""
         await self._begin()
         self.peer = peer
         for folio in folios:
@@ -93,6 +93,10 @@ class DmaBatch:
         if not self.mapped:
             return
         await self.dpagemap.engine.step("write", self.gpu.iommu, "unmap")
+        self.undo()
+
+    def undo(self) -> None:
+        """PGM-R26: whatever was mapped goes, and only then the record of it (PGM-B04)."""
         self.mapped = False
         self.dpagemap.live_batches -= 1
         iommu = self.gpu.iommu
@@ -114,6 +118,7 @@ class DmaBatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """PGM-R26: nobody has unlocked or put a destination yet."""
         if error is None or isinstance(error, KernelError):
             await self.unmap()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from svm_actors.drm.pagemap_dma import DmaBatch
+from svm_actors.drm.pagemap_events import DevmemFilled, DevmemPlaced
 from svm_actors.drm.pagemap_zdd import Devmem, Zdd, zdd_of
 from svm_actors.engine.errors import EBUSY, EINVAL, ENOENT, KernelError
 from svm_actors.gpu.address import Direction
@@ -26,6 +27,7 @@ from svm_actors.mm.migrate_types import MigratePfn, MigrateVma, Select
 
 if TYPE_CHECKING:
     from svm_actors.drm.pagemap import DrmPagemap
+    from svm_actors.gpu.gpu import Gpu
     from svm_actors.mm.mm_struct import Mm
     from svm_actors.mm.vma import Vma
 
@@ -41,7 +43,7 @@ class MigrateDetails:
 
 
 def drop_destinations(dst: list[Folio | None]) -> None:
-    """drm_pagemap_migration_unlock_put_pages: give every destination back, locked ones only."""
+    """drm_pagemap_migration_unlock_put_pages: give every destination back, locked ones only (PGM-R34)."""
     for index, folio in enumerate(dst):
         if folio is not None:
             dst[index] = None
@@ -58,20 +60,27 @@ class ToDevmem:
         self.core = dpagemap.core
 
     async def run(self, devmem: Devmem, mm: Mm, start: int, end: int, details: MigrateDetails) -> None:
-        """-ENOENT no VMA, -EINVAL outside it, -EBUSY not anonymous or lost a race, -ENOMEM."""
+        """-ENOENT no VMA, -EINVAL outside it, -EBUSY not anonymous or lost a race, -ENOMEM.
+
+        PGM-R34: from the second step on the zone data has the allocation reference, and lets go of it.
+        """
         mm.mmap_lock.assert_held()
         try:
             vma = self.check_window(mm, start, end)
         except KernelError:
-            devmem.release()
+            self.refuse(devmem)
             raise
-        zdd = Zdd(devmem)
+        zdd = self.engine.parts.of(Zdd)(devmem)
         error = await self._attempt(zdd, self._setup_args(mm, vma, start, end), details)
         zdd.put()
         if error is not None:
             raise error
 
     # -- M1 to M3 --------------------------------------------------------------------
+
+    def refuse(self, devmem: Devmem) -> None:
+        """PGM-R34: an early error consumes the allocation reference like every outcome (RULE-59, PGM-B32)."""
+        devmem.release()
 
     def check_window(self, mm: Mm, start: int, end: int) -> Vma:
         """M1: the window lies in one anonymous VMA (removed by PGM-B53)."""
@@ -106,8 +115,11 @@ class ToDevmem:
             moving = await self._fill(zdd, args, details)
         except KernelError as failure:
             error = failure
-            drop_destinations(args.dst)
+            self.engine.parts.of(drop_destinations)(args.dst)
+        if moving:
+            self.engine.emit(DevmemPlaced(zdd.devmem, details.timeslice_ns))
         await self.core.call(MigrateVmaPages(args))
+        self.retire_sources(args.src)
         if moving:
             error = self.judge_moved(args)
         await self.core.call(MigrateVmaFinalize(args))
@@ -115,6 +127,7 @@ class ToDevmem:
             source.d2d_sources -= 1
         if error is None and moving:
             self.engine.count("migrate.to_vram")
+            self.engine.emit(DevmemFilled(zdd.devmem))
         elif isinstance(error, EBUSY):
             self.engine.count("migrate.to_vram.busy")
         return error
@@ -197,6 +210,10 @@ class ToDevmem:
         self.engine.count("PGM-R23")
         return True
 
+    def new_batch(self, copier: Gpu) -> DmaBatch:
+        """Nothing is mapped in it."""
+        return self.engine.parts.of(DmaBatch)(self.dpagemap, copier)
+
     async def _copy_batch(self, zdd: Zdd, args: MigrateVma, first: int, end: int, copier: DrmPagemap | None) -> None:
         """Map, copy, unmap entries [first, end): by the source's device if the source is device memory."""
         sources = [entry.folio for entry in args.src[first:end]]
@@ -204,16 +221,27 @@ class ToDevmem:
         devmem = zdd.devmem
         fence = devmem.pre_migrate_fence
         if copier is None:
-            async with DmaBatch(self.dpagemap, self.dpagemap.gpu) as batch:
+            async with self.new_batch(self.dpagemap.gpu) as batch:
                 await batch.map_system(sources, Direction.TO_DEVICE)
                 await devmem.ops.copy_to_devmem(targets, batch.addrs, fence)
             return
         source_ops = zdd_of(next(folio for folio in sources if folio is not None)).devmem.ops
-        async with DmaBatch(self.dpagemap, copier.gpu) as batch:
+        async with self.new_batch(copier.gpu) as batch:
             await batch.map_peer(self.dpagemap, targets, Direction.FROM_DEVICE)
             await source_ops.copy_to_ram(sources, batch.addrs, fence)
 
     # -- M9 --------------------------------------------------------------------------
+
+    def retire_sources(self, src: list[MigratePfn]) -> None:
+        """PGM-R21: device pages whose content was committed elsewhere, under their lock (RULE-53).
+
+        7.3.4 leaves this out (PGM-S11): between the unlock and the put of finalize an eviction of the source's BO
+        would move such a page once more.
+        """
+        for entry in src:
+            folio = entry.folio
+            if entry.migrate and folio is not None and folio.is_device_private:
+                zdd_of(folio).retire(folio)
 
     def judge_moved(self, args: MigrateVma) -> KernelError | None:
         """M9: fewer committed than wanted is -EBUSY ("raced"); what did move stays where it is.

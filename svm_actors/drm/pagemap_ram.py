@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from svm_actors.drm.pagemap_dma import DmaBatch
 from svm_actors.drm.pagemap_migrate import drop_destinations
 from svm_actors.drm.pagemap_zdd import Devmem, Zdd, zdd_of
-from svm_actors.engine.errors import EBUSY, EFAULT, KernelError
+from svm_actors.engine.errors import EBUSY, EFAULT, KernelError, PropertyFailed
 from svm_actors.gpu.address import Direction
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.memremap import VmFault
@@ -51,11 +51,11 @@ class _Home:
         self.core = dpagemap.core
 
     def skip_retired(self, src: list[MigratePfn]) -> None:
-        """PGM-R15: content that already went home is not a source again (RULE-53)."""
+        """PGM-R15: content that already went home is not a source again (RULE-53); PGM-R21: or to another device."""
         for entry in src:
             folio = entry.folio
             if entry.migrate and folio is not None and zdd_of(folio).is_retired(folio):
-                self.engine.count("PGM-R15")
+                self.engine.count("PGM-R21" if zdd_of(folio).d2d_sources else "PGM-R15")
                 entry.migrate = False
 
     def retire_sources(self, src: list[MigratePfn]) -> None:
@@ -78,16 +78,20 @@ class _Home:
             try:
                 folio = await self.core.allocator.alloc("dst")
             except KernelError:
-                drop_destinations(dst)
+                self.engine.parts.of(drop_destinations)(dst)
                 raise
             folio.lock.trylock_now()
             dst[index] = folio
         return dst
 
+    def new_batch(self) -> DmaBatch:
+        """PGM-R27: nothing is mapped in it; every copy has state of its own (PGM-B25)."""
+        return self.engine.parts.of(DmaBatch)(self.dpagemap, self.dpagemap.gpu)
+
     async def copy_home(self, src: list[MigratePfn], dst: list[Folio | None], devmem: Devmem) -> None:
         """C5, E3: map the destinations on the device that owns the pages, copy, unmap."""
         pages = [entry.folio if target is not None else None for entry, target in zip(src, dst, strict=True)]
-        async with DmaBatch(self.dpagemap, self.dpagemap.gpu) as batch:
+        async with self.new_batch() as batch:
             await batch.map_system(dst, Direction.FROM_DEVICE)
             await devmem.ops.copy_to_ram(pages, batch.addrs, None)
 
@@ -101,7 +105,7 @@ class _Home:
             if any(folio is not None for folio in dst):
                 await self.copy_home(src, dst, devmem)
         except KernelError as error:
-            drop_destinations(dst)
+            self.engine.parts.of(drop_destinations)(dst)
             return dst, error
         return dst, None
 
@@ -188,24 +192,24 @@ class ToRam(_Home):
         return False
 
     async def _move(self, args: MigrateVma, zdd: Zdd) -> KernelError | None:
-        """C4 to C6."""
+        """C4 to C6; entries change only when the copies are through (PGM-R25)."""
         self.skip_retired(args.src)
         args.dst, error = await self.fill(args.src, zdd.devmem, zdd)
         await self.core.call(MigrateVmaPages(args))
         self.retire_sources(args.src)
         moved = sum(entry.migrate and entry.valid for entry in args.src)
         await self.core.call(MigrateVmaFinalize(args))
-        self._book(args, moved)
-        return error
+        return error or self.judge_moved(args, moved)
 
-    def _book(self, args: MigrateVma, moved: int) -> None:
-        """Count what became of it."""
+    def judge_moved(self, args: MigrateVma, moved: int) -> KernelError | None:
+        """PGM-R01: whatever part of the window came home, even none of it, is success (RULE-57, PGM-B35)."""
         if not moved:
             self.engine.count("migrate.to_ram.none")
-            return
+            return None
         self.engine.count("migrate.to_ram")
         if moved < args.npages:
             self.engine.count("migrate.partial")
+        return None
 
 
 class EvictPasses(_Home):
@@ -216,17 +220,27 @@ class EvictPasses(_Home):
 
         Returns when ``detached``; -EBUSY, -EFAULT, -ENOMEM.
         """
-        if self.engine.now < devmem.timeslice_expiration:
-            self.engine.count("PGM-R32")
+        await self.pass_over_timeslice(devmem)
         error: KernelError | None = None
-        for number in range(EVICT_PASSES):
+        number: int | None = 0
+        while number is not None:
             await self.start_pass(number)
             error = await self._pass(devmem)
             if self.finished(devmem):
                 self.engine.count("evict")
                 return
+            number = self.next_pass(number)
         self.engine.count("evict.busy")
         raise error or EBUSY()
+
+    async def pass_over_timeslice(self, devmem: Devmem) -> None:
+        """PGM-R32: memory pressure does not wait for anybody's minimum stay (PGM-B34)."""
+        if self.engine.now < devmem.timeslice_expiration:
+            self.engine.count("PGM-R32")
+
+    def next_pass(self, number: int) -> int | None:
+        """PGM-R03: three passes; what others hold on to all that time stays, and the eviction has failed (PGM-B01)."""
+        return number + 1 if number + 1 < EVICT_PASSES else None
 
     async def start_pass(self, number: int) -> None:
         """PGM-R27: every pass begins with fresh arrays, counters and IOVA state; others run between two."""
@@ -242,9 +256,7 @@ class EvictPasses(_Home):
     async def _pass(self, devmem: Devmem) -> KernelError | None:
         """One pass; -EFAULT of a dying mm ends the eviction."""
         mm = devmem.mm
-        if not await mm.mmget_not_zero():
-            self.note_dead_mm(mm)
-            raise EFAULT
+        await self.hold_user(mm)
         error: KernelError | None = None
         try:
             await self._move(devmem)
@@ -252,6 +264,12 @@ class EvictPasses(_Home):
             error = failure
         await self.mmput_async(mm)
         return error
+
+    async def hold_user(self, mm: Mm) -> None:
+        """PGM-R20: an address space without users is being torn down, and must not get a user again.  -EFAULT."""
+        if not await mm.mmget_not_zero():
+            self.note_dead_mm(mm)
+            raise EFAULT
 
     async def mmput_async(self, mm: Mm) -> None:
         """Drop a user; if it is the last one, a worker tears the address space down.
@@ -264,11 +282,10 @@ class EvictPasses(_Home):
             self.dpagemap.works.queue("mmput_async", self.core.exit_mmap, mm)
 
     def note_dead_mm(self, mm: Mm) -> None:
-        """PGM-R20: the pages go with the address space.  With the structure itself gone the kernel
-        has just looked into freed memory (PGM-S03), which the model notes and survives."""
+        """PGM-R20: the pages go with the address space.  Its structure must still be there to say so (PGM-S03)."""
         self.engine.count("PGM-R20")
         if mm.count <= 0:
-            self.engine.count("PGM-S03")
+            raise PropertyFailed("lifetime", "PGM-S03", f"an eviction looks at {mm.name}, which has been freed")
 
     async def _move(self, devmem: Devmem) -> None:
         """E2 and E3."""

@@ -6,7 +6,7 @@ joins the first group in which it has a fast interconnect to *all* members, else
 membership is never revisited.
 
 The kernel's list mutex guards a section that does not sleep, so these calls are simply atomic.
-The pagemap cache and its shrinker (PGM-R12, PGM-R18, PGM-R19) are not modelled yet.
+The pagemap cache and its shrinker are in :mod:`pagemap_cache`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class OwnerList:
         return owner
 
     def reaches_all(self, peer: Peer, owner: Owner) -> bool:
-        """The new peer must reach every member, not just any (removed by PGM-B42)."""
+        """The new peer must reach every member, not just any (PGM-B42)."""
         return all(self.has_interconnect(peer.gpu, member.gpu) for member in owner.peers)
 
     def release_owner(self, peer: Peer, owner: Owner) -> None:

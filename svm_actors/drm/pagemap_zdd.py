@@ -82,6 +82,7 @@ class Devmem:
         "buffer",
         "detached",
         "dpagemap",
+        "holds_mm",
         "mm",
         "name",
         "npages",
@@ -107,7 +108,7 @@ class Devmem:
         """The driver's buffer object it is embedded in (container_of)."""
         self.dpagemap = dpagemap
         self.mm = mm
-        """The address space it was made for; a bare pointer, not counted (PGM-S03)."""
+        """The address space it was made for."""
         self.npages = npages
         """Size in pages: exactly the migrated window."""
         self.ops = ops
@@ -118,7 +119,23 @@ class Devmem:
         self.pre_migrate_fence = fence
         """What the destination must wait for before the first copy: clear, earlier eviction."""
         self.released = False
+        self.holds_mm = False
         dpagemap.allocations += 1
+
+    def hold_mm(self) -> None:
+        """PGM-R20: mmgrab: an eviction may look at the structure when every user has gone, and the GPU VM with them.
+
+        It lasts as long as the BO, which may be picked when its pages are free and only its put is outstanding.  In
+        7.3.4 the pointer is bare (PGM-S03).
+        """
+        self.mm.grab()
+        self.holds_mm = True
+
+    def drop_mm(self) -> None:
+        """The BO is destroyed."""
+        if self.holds_mm:
+            self.holds_mm = False
+            self.mm.drop()
 
     def release(self) -> None:
         """Drop the allocation reference, exactly once (RULE-41)."""
@@ -149,11 +166,14 @@ class Zdd:
         dpagemap.live_zdds += 1
 
     def _hold_pagemap(self) -> None:
-        """PGM-R33: the region lives as long as any page of it is in use."""
+        """PGM-R33: the region lives as long as any page of it is in use (PGM-B07)."""
         self.dpagemap.get()
 
+    def _drop_pagemap(self) -> None:
+        self.dpagemap.put()
+
     def attach(self, folio: Folio) -> None:
-        """Point a freshly initialised folio here; it carries one reference until it is free."""
+        """PGM-R33: point a freshly initialised folio here; it carries one reference until it is free (PGM-B46)."""
         self.refs += 1
         folio.zone_device_data = self
 
@@ -166,7 +186,7 @@ class Zdd:
             self.dpagemap.live_zdds -= 1
             self.devmem.detached.complete_all()
             self.devmem.release()
-            self.dpagemap.put()
+            self._drop_pagemap()
 
     def retire(self, folio: Folio) -> None:
         """Mark a folio's content as gone; under its lock, between pages and finalize."""
@@ -181,7 +201,8 @@ class Zdd:
 
 
 def zdd_of(folio: Folio) -> Zdd:
-    """The zone data of a device folio in use."""
+    """The zone data of a device folio in use (RULE-56)."""
     zdd = folio.zone_device_data
-    assert isinstance(zdd, Zdd)
+    if not isinstance(zdd, Zdd):
+        raise PropertyFailed("lifetime", "RULE-56", f"{folio.name} is a device page in use and has no zone data")
     return zdd

@@ -32,7 +32,7 @@ from svm_actors.drm.sched_recovery import SchedRecovery
 from svm_actors.drm.sched_rq import RunQueue
 from svm_actors.drm.sched_timeout import SchedTimeout
 from svm_actors.drm.sched_types import UNLIMITED_CREDITS, Priority, SchedBackendOps
-from svm_actors.drm.sched_user import Score
+from svm_actors.drm.sched_user import EntityStats, Score
 from svm_actors.drm.sched_work import Work, Workqueue
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import ENOENT, KernelError, PropertyFailed
@@ -41,6 +41,7 @@ from svm_actors.engine.signalling import signalling
 
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence_memory import FenceMemory
+    from svm_actors.dma_buf.rcu import Rcu
     from svm_actors.drm.sched_entity import SchedEntity
     from svm_actors.drm.sched_job import SchedJob
 
@@ -103,7 +104,7 @@ class DrmSched:
         """Woken whenever a job has been put on the hardware; who flushes an entity sleeps here."""
         rule = POLICIES[policy]()
         queues = list(Priority) if rule.priorities else [Priority.KERNEL]
-        self.rqs = [self.rq_class(self, f"{name}.rq{priority.value}", rule) for priority in queues]
+        self.rqs = [engine.parts.of(self.rq_class)(self, f"{name}.rq{priority.value}", rule) for priority in queues]
         self.own_submit_wq = submit_wq is None
         self.submit_wq = Workqueue(engine, f"{name}.submit") if submit_wq is None else submit_wq
         self.system_wq = Workqueue(engine, f"{name}.system", ordered=False)
@@ -112,7 +113,7 @@ class DrmSched:
         self.work_free_job = Work(engine, f"{name}.free_job", self._free_job_work)
         tdr = engine.parts.of(self.timeout_class)
         self.tdr = tdr(self, timeout, self.system_wq if timeout_wq is None else timeout_wq)
-        self.recovery = self.recovery_class(self)
+        self.recovery = engine.parts.of(self.recovery_class)(self)
         engine.emit(SchedStarted(self))
 
     # -- small things ------------------------------------------------------------------
@@ -217,14 +218,18 @@ class DrmSched:
         self.job_scheduled.wake_up()
 
     async def _start(self, job: SchedJob) -> tuple[Fence | None, KernelError | None]:
-        """Let the driver run it.  An error is the job's result: its fences are promised (FEN-B18)."""
+        """Let the driver run it.  An error is the job's result: its fences are promised."""
         job.emit("run")
         job.start_ts = self.engine.now
         self.engine.count("sched.run_job")
         try:
             return await self.ops.run_job(job), None
         except KernelError as error:
-            return None, error
+            return None, self.result_of(error)
+
+    def result_of(self, error: KernelError) -> KernelError | None:
+        """FEN-B18: whoever waits for a job that could not be submitted is told."""
+        return error
 
     async def watch(self, job: SchedJob, hardware: Fence, error: KernelError | None = None) -> None:
         """Have the job's end reported; at once when the hardware was faster than that."""
@@ -252,7 +257,11 @@ class DrmSched:
 
     def _book_time(self, job: SchedJob) -> None:
         if job.start_ts is not None:
-            job.stats.runtime += self.engine.now - job.start_ts
+            self.stats_of(job).runtime += self.engine.now - job.start_ts
+
+    def stats_of(self, job: SchedJob) -> EntityStats:
+        """FEN-B17: they are the job's; its entity may have ended since the job was taken out of it."""
+        return job.stats
 
     # -- free --------------------------------------------------------------------------
 
@@ -341,7 +350,7 @@ class DrmSched:
         self.job_scheduled.wake_up()
 
     async def cancel_timer(self) -> None:
-        """FEN-R23: no timeout is armed, queued or running after this."""
+        """FEN-R23, FEN-B22: no timeout is armed, queued or running after this."""
         if self.tdr.work.busy:
             self.engine.count("FEN-R23")
         await self.tdr.work.cancel_sync()
@@ -350,9 +359,15 @@ class DrmSched:
         """drm_sched_cancel_remaining_jobs: newest first, so that nothing new starts on the hardware."""
         for job in reversed(list(self.pending)):
             await self.ops.cancel_job(job)
+            if job not in self.pending:  # walked without the lock: everybody else is gone, timer and workers
+                raise PropertyFailed("lifetime", "INV-FEN-08", f"{self.name} ends, and somebody unlinks {job.name}")
             del self.pending[job]
             await self.free_job(job)
 
+    def free_rcu(self, rcu: Rcu) -> None:
+        """FEN-B21: a grace period after its last fence was signaled; who reads a name may still be at it."""
+        rcu.call(self.free)
+
     def free(self) -> None:
-        """Its memory is gone; an RCU grace period after its last fence was signaled, not earlier."""
+        """Its memory is gone."""
         self.freed = True

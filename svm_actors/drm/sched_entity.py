@@ -29,6 +29,7 @@ from svm_actors.engine.locks import Mutex, SpinLock
 
 if TYPE_CHECKING:
     from svm_actors.drm.sched import DrmSched
+    from svm_actors.drm.sched_fence import SchedFence
     from svm_actors.drm.sched_job import SchedJob
     from svm_actors.drm.sched_rq import RunQueue
 
@@ -59,7 +60,7 @@ class SchedEntity:
         self.priority = priority
         self.guilt = guilt
         self.lock = SpinLock(engine, f"{name}.lock", "entity.lock")
-        self.queue = self.queue_class(engine, f"{name}.queue")
+        self.queue = engine.parts.of(self.queue_class)(engine, f"{name}.queue")
         self.rq: RunQueue | None = scheds[0].rq_of(priority) if scheds[0].ready else None
         """Where it is served, or will be when it has jobs; None: no scheduler takes jobs."""
         self.dependency: Fence | None = None
@@ -89,7 +90,7 @@ class SchedEntity:
         self._submission = Mutex(engine, f"{name}.submission", "sched_submission")
         self.cb = FenceCb(self.dependency_signaled)
         """On the dependency, while there is one."""
-        self.teardown = self.teardown_class(self)
+        self.teardown = engine.parts.of(self.teardown_class)(self)
 
     # -- small things ------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class SchedEntity:
     # -- choosing the scheduler --------------------------------------------------------
 
     def submission(self) -> Mutex:
-        """FEN-R14: the one lock that arm and push are done under, so that queue order is fence order."""
+        """FEN-R14, FEN-B31: the one lock that arm and push are done under, so that queue order is fence order."""
         if self._submission.holders():
             self.engine.count("FEN-R14")
         return self._submission
@@ -180,7 +181,7 @@ class SchedEntity:
     async def modify_sched(self, scheds: Sequence[DrmSched]) -> None:
         """Give it another list of schedulers, from the next job on.  -EINVAL for an empty one.
 
-        FEN-R25: list and length change together, under the lock that those who choose take.
+        FEN-R25, FEN-B15: list and length change together, under the lock that those who choose take.
         """
         if not scheds:
             raise EINVAL
@@ -207,9 +208,16 @@ class SchedEntity:
         if await self.queue.push(job):
             sched = await self.enter_rq(submit_ts)
             if sched is not None:
-                if sched.work_run_job.worker is not None:
-                    self.engine.count("FEN-R15")
-                sched.run_job_queue()
+                await self.wake(sched)
+
+    async def wake(self, sched: DrmSched) -> None:
+        """FEN-R15: after the job can be found, and whether or not the worker is at work just now.
+
+        FEN-B16: without a look at the job, which may be freed by now; whether it has room is the worker's to see.
+        """
+        if sched.work_run_job.worker is not None:
+            self.engine.count("FEN-R15")
+        sched.run_job_queue()
 
     def stamp(self, job: SchedJob) -> int:
         """FEN-R16: what is needed after the push is read before it; the job may be freed by then."""
@@ -269,7 +277,7 @@ class SchedEntity:
             fence.put()
             return False
         pair = to_sched_fence(fence)
-        if pair is not None and pair.sched is sched and fence.error is None and not pair.dont_pipeline:
+        if pair is not None and self.is_own(pair, sched) and fence.error is None and not pair.dont_pipeline:
             scheduled = pair.scheduled.get()
             fence.put()
             fence = scheduled
@@ -282,6 +290,10 @@ class SchedEntity:
             fence.put()
             return False
         return True
+
+    def is_own(self, pair: SchedFence, sched: DrmSched) -> bool:
+        """FEN-B26: order holds on one piece of hardware; a job of another one must be waited for."""
+        return pair.sched is sched
 
     def dependency_signaled(self, fence: Fence) -> None:
         """FEN-R19: the head job may go on, and the worker is told whatever kind of fence it was.

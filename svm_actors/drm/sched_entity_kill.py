@@ -44,7 +44,10 @@ class KilledJob:
             self.job.sched.system_wq.queue_work(self.work)
 
     def called_back(self, fence: Fence) -> None:
-        """FEN-R20: under the lock of this fence no other fence is touched; a work item goes on."""
+        """FEN-R20, FEN-B10: under the lock of this fence no other fence is touched; a work item goes on.
+
+        FEN-B11: nor is a job ended here, in an interrupt, as its driver may sleep when it frees one.
+        """
         self.engine.count("FEN-R20")
         fence.put()
         self.job.sched.system_wq.queue_work(self.work)
@@ -81,7 +84,7 @@ class KilledJob:
         return finished
 
     async def end(self) -> None:
-        """FEN-R19: signal both fences, or who waits for ``scheduled`` alone waits for ever; then free it."""
+        """FEN-R19, FEN-B12: signal both fences, or who waits for ``scheduled`` alone waits for ever; then free it."""
         job = self.job
         pair = job.s_fence
         await self.engine.step("fence_signal", pair.scheduled)
@@ -125,7 +128,7 @@ class EntityTeardown:
         return idle
 
     def is_last_user(self, process: ProcessGroup) -> bool:
-        """FEN-R26: the entity is this process's and nobody else's; an unknown user is not this one."""
+        """FEN-R26, FEN-B13: the entity is this process's and nobody else's; an unknown user is not this one."""
         mine = self.entity.last_user is process
         if not mine and process.sigkilled:
             self.engine.count("FEN-R26")
@@ -161,7 +164,7 @@ class EntityTeardown:
             job.entity = None
             job.s_fence.killed = True
             following = job.s_fence.finished.get()
-            await self.killed_job_class(job).follow(previous)
+            await self.engine.parts.of(self.killed_job_class)(job).follow(previous)
             previous = following
         if previous is not None:
             previous.put()

@@ -47,6 +47,11 @@ class SchedFencePart(Fence):
             held.put()
         self.free()
 
+    def ops_timeline_name(self) -> str:
+        """That of the scheduler, which must still be there."""
+        self.pair.sched.alive(f"the name of {self.name} is that of")
+        return self.pair.sched.name
+
     def ops_set_deadline(self, deadline: int) -> None:
         """The hope for ``finished`` is passed on to the hardware fence, as soon as there is one."""
         if self is self.pair.finished and self.pair.parent is not None:

@@ -124,7 +124,10 @@ class SchedJob:
         self._prepaid += 1
 
     def add_resv_dependencies(self, resv: DmaResv, usage: Usage) -> None:
-        """Wait for what a reservation holds up to this usage; its lock is held.  -ENOMEM."""
+        """Wait for what a reservation holds up to this usage; its lock is held.  -ENOMEM.
+
+        FEN-B07: what could not be added is not put here, that has been done.
+        """
         for fence in resv.iter(usage):
             self.add_dependency(fence.get())
 

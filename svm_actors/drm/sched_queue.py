@@ -33,7 +33,7 @@ class JobQueue:
         self._pushing = False
 
     async def push(self, job: SchedJob) -> bool:
-        """Count, then link (FEN-R15); True when the list was empty, so that the worker must be told."""
+        """Count, then link (FEN-R15, FEN-B08); True when the list was empty, so that the worker must be told."""
         if self._pushing:
             raise PropertyFailed("sched", "FEN-R14", f"two threads push to {self.name} at a time")
         self._pushing = True

@@ -107,7 +107,7 @@ class Syncobj:
         name = f"{self.name}.{self._points}"
         self._points += 1
         publish(self.engine, fence, self.name)
-        node = FenceChain(self.engine, name, prev, fence.get(), point, memory=self.memory)
+        node = self.engine.parts.of(FenceChain)(self.engine, name, prev, fence.get(), point, memory=self.memory)
         old, self.fence = self.fence, node
         self._tell_waiters()
         collect(old)  # the slot's reference on the predecessor: walk once, so that what is done goes

@@ -33,7 +33,8 @@ class SyncobjFile:
         """DRM_IOCTL_SYNCOBJ_CREATE.  -ENOMEM."""
         allocate(self.engine, self.memory, "syncobj")
         await self.engine.step("write", self)
-        syncobj = Syncobj(self.engine, f"{self.name}.{self._last + 1}", signaled=signaled, memory=self.memory)
+        name = f"{self.name}.{self._last + 1}"
+        syncobj = self.engine.parts.of(Syncobj)(self.engine, name, signaled=signaled, memory=self.memory)
         return self._add(syncobj)
 
     async def import_syncobj(self, syncobj: Syncobj) -> int:
@@ -80,6 +81,8 @@ class SyncobjFile:
         deadline: int | None = None,
     ) -> tuple[int, int]:
         """DRM_IOCTL_SYNCOBJ_(TIMELINE_)WAIT: (time left, index of the first that is over).
+
+        FEN-R32: with references of its own until it is through, as the handles may be closed meanwhile.
 
         -ENOENT, -EINVAL, -ETIME, -ERESTARTSYS.
         """

@@ -111,13 +111,18 @@ def normalise(kind: Kind, message: str) -> str:
     """The message without what differs from one schedule to the next."""
     text = message
     if kind == "deadlock":
-        text = " | ".join(sorted({_plain(op) for op in _BLOCKED.findall(message)})) or message
+        text = " | ".join(sorted(stuck_in(message))) or message
     elif kind == "livelock":
         text = message.partition("\n")[0]
     elif kind == "budget":
         found = _MOST_FREQUENT.search(message)
         text = found[1] if found else message
     return _plain(text)[:_LONGEST]
+
+
+def stuck_in(message: str) -> frozenset[str]:
+    """The ops that tasks are stuck in, normalised, of the message of a deadlock; actors' own loops do not count."""
+    return frozenset(_plain(op) for op in _BLOCKED.findall(message))
 
 
 def _plain(text: str) -> str:

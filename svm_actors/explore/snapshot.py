@@ -61,11 +61,13 @@ BY_PLACE: Final = frozenset({"lru", "live"})
 
 LEFT_OUT: Final[dict[str, frozenset[str]]] = {
     "CoreMm": frozenset({"_names"}),
+    "World": frozenset({"at_rest", "at_close"}),
+    "XeDevice": frozenset({"gt_stats"}),
     "PageAllocator": frozenset({"_next", "_free", "_generation"}),
     "VramManager": frozenset({"evictions", "_stamp", "_names", "_created", "refusals"}),
     "Task": frozenset({"ready_at", "calls", "handle", "go", "wake_value"}),
 }
-"""Statistics and numbering, by class."""
+"""Statistics, numbering, and who judges the state, by class."""
 
 STAMP_FIELDS: Final = {("CollisionSeq", "value")}
 """Class and field of sequence values that do not have the name of one."""

@@ -131,6 +131,8 @@ class HwContext:
         """Called when a batch is through, in interrupt context."""
         self.on_halt: Callable[[], None] = _nothing
         """Called when a refused fault halts it, in interrupt context."""
+        self.answers_late = False
+        """The last answer was to a request from before the last reset."""
         self._seqno = 0
         self._resets = 0
         self._off_wanted = False
@@ -203,13 +205,16 @@ class HwContext:
         while True:
             await self.engine.wait("receive", self, self._bell, self._has_work)
             if self._off_wanted:
-                self._go_off()
+                await self._go_off()
             else:
                 await self._advance(self.ring[0])
 
-    def _go_off(self) -> None:
-        """Let go of it, its place in the program saved, and say so."""
+    async def _go_off(self) -> None:
+        """Let go of it, its place in the program saved, and say so.  The answer may be overtaken by a reset."""
+        asked_after = self._resets
         self.on = self._off_wanted = False
+        await self.engine.step("send", self, "off_ack")
+        self.answers_late = asked_after != self._resets
         self.on_off_ack()
 
     async def _advance(self, batch: Batch) -> None:

@@ -45,6 +45,8 @@ class Iommu:
         """False: :meth:`reserve` never succeeds, as on a device without an IOMMU of its own."""
         self.fail_next = 0
         """How many of the next maps and links fail with -ENOMEM."""
+        self.fail_after = 0
+        """How many go through before those."""
         self._single: dict[int, Mapping] = {}
         self._linked: dict[int, Mapping] = {}
         self._windows: SortedDict = SortedDict()
@@ -64,8 +66,10 @@ class Iommu:
 
     def unmap(self, iova: int) -> None:
         """dma_unmap_page; each map has exactly one (RULE-45)."""
-        if self._single.pop(iova, None) is None:
+        mapping = self._single.pop(iova, None)
+        if mapping is None:
             raise PropertyFailed("lifetime", "RULE-45", f"{self.name} unmaps {iova:#x}, which is not mapped singly")
+        self._outlived(mapping)
         self._give_back(iova, 1)
 
     # -- windows ---------------------------------------------------------------------
@@ -88,8 +92,10 @@ class Iommu:
     def unlink(self, iova: int, npages: int) -> None:
         """dma_iova_unlink: unmap ``npages`` linked pages; the window stays reserved."""
         for page in range(iova, iova + npages):
-            if self._linked.pop(page, None) is None:
+            mapping = self._linked.pop(page, None)
+            if mapping is None:
                 raise PropertyFailed("lifetime", "RULE-22", f"{self.name} unlinks {page:#x}, which is not linked")
+            self._outlived(mapping)
 
     def free(self, base: int) -> None:
         """dma_iova_free: give the whole reservation back; nothing may be linked any more."""
@@ -137,10 +143,17 @@ class Iommu:
     def _new_mapping(self, folio: Folio, direction: Direction) -> Mapping:
         if folio.freed:
             raise PropertyFailed("lifetime", "INV-05", f"{self.name} maps {folio.name}, which has been freed")
-        if self.fail_next:
+        if self.fail_next and self.fail_after:
+            self.fail_after -= 1
+        elif self.fail_next:
             self.fail_next -= 1
             raise ENOMEM
         return Mapping(folio, direction)
+
+    def _outlived(self, mapping: Mapping) -> None:
+        """INV-05: up to this moment the device could have written to the page."""
+        if mapping.folio.freed:
+            raise PropertyFailed("lifetime", "INV-05", f"{self.name} had {mapping.folio.name} mapped when it was freed")
 
     def _in_window(self, iova: int) -> bool:
         position = self._windows.bisect_right(iova) - 1

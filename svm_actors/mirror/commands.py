@@ -15,6 +15,7 @@ from svm_actors.mirror.mirror import PIECE_PAGES, Mirror
 from svm_actors.mirror.page_table import Tag
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, ULONG_MAX
 from svm_actors.mm.content import Content
+from svm_actors.mm.exclusive import put_exclusive
 from svm_actors.mm.hmm_types import Hmm, HmmPfn
 from svm_actors.mm.messages import IntervalNotifierInsert, IntervalNotifierRemove, MakeDeviceExclusive
 from svm_actors.mm.migrate_types import Select
@@ -129,7 +130,7 @@ class Commands:
         return CommandResult(moved)
 
     async def _pin_mm(self, mirror: Mirror) -> None:
-        """mmget.  -EINVAL when the address space is exiting (MM-R23)."""
+        """mmget.  -EINVAL when the address space is exiting (MM-R23, INV-33)."""
         if not await mirror.mm.mmget_not_zero():
             self.engine.count("MM-R23")
             raise EINVAL
@@ -194,8 +195,7 @@ class Commands:
         folio = await self.core.call(MakeDeviceExclusive(mirror.mm, vpn, None))
         async with mirror.mutex:
             mirror.pt.store(vpn, folio, Tag.ATOMIC)
-        folio.lock.release()
-        folio.put("exclusive")
+        put_exclusive(self.core, folio)
 
     async def check_exclusive(self, command: msg.CheckExclusive) -> CommandResult:
         """CHECK_EXCLUSIVE: a scan without any lock."""

@@ -57,8 +57,8 @@ class MirrorDevice(Actor):
         self.memory = DeviceMemory(engine, name, self, self, BASE_PFN + index * DEVICE_PFNS, max_chunks)
         self.mirrors: list[Mirror] = []
         """Open mirrors."""
-        self.migration = self.migration_class(self)
-        self.commands = self.commands_class(self)
+        self.migration = engine.parts.of(self.migration_class)(self)
+        self.commands = engine.parts.of(self.commands_class)(self)
         self._opened = 0
         self._register()
 
@@ -85,7 +85,7 @@ class MirrorDevice(Actor):
 
     async def _open(self, message: msg.OpenMirror) -> Mirror:
         """open; the first one finds a chunk of memory ready."""
-        mirror = self.mirror_class(self, f"{self.name}.m{self._opened}")
+        mirror = self.engine.parts.of(self.mirror_class)(self, f"{self.name}.m{self._opened}")
         self._opened += 1
         await mirror.subscribe(message.mm)
         self.mirrors.append(mirror)

@@ -172,6 +172,7 @@ class Migration:
     async def migrate_to_ram(self, fault: VmFault) -> None:
         """CPU fault on a device page: bring that page home.  -ENOMEM, -EFAULT (SIGBUS).
 
+        With the page locked, so no lock is taken whose holder may want a page or mmap_lock (MM-R26, MM-B70).
         The mirror is the one that migrated the data in, possibly of another process after fork.
         """
         mirror: Mirror = backing_of(fault.page).zone_device_data
@@ -197,6 +198,7 @@ class Migration:
     async def evict_chunk(self, chunk: Chunk) -> None:
         """Move every page of a chunk to RAM that can be; one pass, the rest is skipped silently.
 
+        Pages are all it looks at: mmap_lock, taken with pages locked, would close a circle (MM-R26).
         Simplified: the pages in use are listed when the pass begins, while the kernel tests each
         one as it comes to it.
         """

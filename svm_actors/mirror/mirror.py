@@ -23,7 +23,7 @@ from svm_actors.mirror.page_table import MirrorEntry, MirrorPageTable, Tag
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.content import Content
 from svm_actors.mm.folio import Folio
-from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmRange
+from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmPfn, HmmRange
 from svm_actors.mm.messages import HmmRangeFault, HmmRangeFaultUnlocked, IntervalNotifierInsert
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import Event, IntervalNotifier, NotifierRange
@@ -92,10 +92,18 @@ class Mirror:
             return True
         if not await self.lock_for(event):
             return False
-        self.notifier.set_seq(seq)
-        self.pt.erase(event.start, self.last_erased(event))
+        self.store_sequence(seq)
+        self.retire(event)
         self.mutex.release()
         return True
+
+    def store_sequence(self, seq: int) -> None:
+        """MM-R02, MM-R03: every walk that began before this event is stale (MM-B50)."""
+        self.notifier.set_seq(seq)
+
+    def retire(self, event: NotifierRange) -> None:
+        """MM-R01, MM-R03, MM-R17: no entry of the range outlives the callback (INV-01, MM-B63)."""
+        self.pt.erase(event.start, self.last_erased(event))
 
     def filters(self, event: NotifierRange) -> bool:
         """My own device migrates: it edits the page table itself (MM-R21: event first, then owner).
@@ -117,7 +125,7 @@ class Mirror:
         return await self.mutex.trylock()
 
     def stale(self, notifier: IntervalNotifier, seq: int) -> bool:
-        """The walk is outdated (MM-R03); call with the mutex held."""
+        """The walk is outdated (MM-R03, MM-R25, MM-B49); call with the mutex held."""
         self.mutex.assert_held()
         if notifier.read_retry(seq):
             self.engine.count("MM-R03")
@@ -131,19 +139,30 @@ class Mirror:
 
         -EFAULT also when the address space is gone; -EPERM, -EBUSY, -ENOMEM, -EINTR as hmm says.
         """
-        if not await self.mm.mmget_not_zero():
-            self.engine.count("MM-R23")
-            raise EFAULT
+        await self.hold_mm()
         fault_piece = self._fault_unlocked if unlocked else self._fault_locked
         request = Hmm.REQ_FAULT | Hmm.REQ_WRITE if write else Hmm.REQ_FAULT
         try:
             for first in range(start, end, PIECE_PAGES):
                 await fault_piece(self.walk_of(self.notifier, first, min(first + PIECE_PAGES, end), request))
         finally:
-            await self.mm.mmput()
+            await self.let_mm_go()
+
+    async def hold_mm(self) -> None:
+        """MM-R23: an address space without users is on its way out (INV-33, MM-B65).  -EFAULT."""
+        if not await self.mm.mmget_not_zero():
+            self.engine.count("MM-R23")
+            raise EFAULT
+
+    async def let_mm_go(self) -> None:
+        """The end of :meth:`hold_mm`."""
+        await self.mm.mmput()
 
     def walk_of(self, notifier: IntervalNotifier, start: int, end: int, request: Hmm) -> HmmRange:
-        """An hmm walk that takes this device's own pages in place."""
+        """An hmm walk that takes this device's own pages in place.
+
+        One request for all pages and no mask: what a round has answered is never read as a request (MM-B45).
+        """
         return HmmRange(notifier, 0, start, end, [HMM_NONE] * (end - start), request, dev_private_owner=self.device)
 
     async def _fault_locked(self, walk: HmmRange) -> None:
@@ -170,6 +189,7 @@ class Mirror:
                 return
 
     async def _locked_and_current(self, walk: HmmRange) -> bool:
+        """MM-R03: judged with the mutex held, which keeps events out until the entries are stored."""
         await self.mutex.acquire()
         if not self.stale(walk.notifier, walk.notifier_seq):
             return True
@@ -196,7 +216,11 @@ class Mirror:
             if not found.write and walk.default_flags & Hmm.REQ_WRITE:
                 self.engine.count("MM-R17")
                 raise EFAULT
-            self.pt.store(vpn, self.published(found.folio), Tag.WRITABLE if found.write else Tag.READ_ONLY)
+            self.pt.store(vpn, self.published(found.folio), self.permission(found))
+
+    def permission(self, found: HmmPfn) -> Tag:
+        """MM-R17, MM-R19: the device may write only what the CPU entry lets be written (INV-04, MM-B74)."""
+        return Tag.WRITABLE if found.write else Tag.READ_ONLY
 
     def published(self, folio: Folio) -> Folio:
         """The page an entry points to: own device pages as hmm reports them (HM-D01), or, when the
@@ -225,7 +249,7 @@ class Mirror:
     async def write_pages(self, start: int, pages: Sequence[Content]) -> int:
         """Write pages from ``start`` up to the first entry that is not writable; how many were written.
 
-        Call with the mutex held.  Never dirties the page (HM-D11).
+        Call with the mutex held.
         """
         for done, content in enumerate(pages):
             entry = self.pt.load(start + done)
@@ -234,8 +258,12 @@ class Mirror:
             await self.engine.step("store", entry.folio)
             folio = self._touch(entry, start + done)
             folio.content = content
+            self.wrote(folio)
             self.engine.emit(MirrorAccess(self, start + done, True, content, folio))
         return len(pages)
+
+    def wrote(self, folio: Folio) -> None:
+        """A store has gone through: the stock driver leaves it at that (HM-D11, MM-B37)."""
 
     def _touch(self, entry: MirrorEntry, vpn: int) -> Folio:
         """The page behind an entry, if it can be accessed at all."""

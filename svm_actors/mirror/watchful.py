@@ -24,6 +24,7 @@ from svm_actors.mirror.memory import backing_of
 from svm_actors.mirror.migrate import Migration
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mirror.page_table import Tag
+from svm_actors.mm.exclusive import put_exclusive
 from svm_actors.mm.hmm_types import HmmRange
 from svm_actors.mm.messages import MakeDeviceExclusive
 from svm_actors.mm.migrate_types import MigrateVma
@@ -184,8 +185,7 @@ class WatchfulCommands(Commands):
             async with mirror.mutex:
                 if not watch.covers(vpn):
                     mirror.pt.store(vpn, folio, Tag.ATOMIC)
-            folio.lock.release()
-            folio.put("exclusive")
+            put_exclusive(self.core, folio)
         finally:
             mirror.forget(watch)
 

@@ -9,7 +9,20 @@ from __future__ import annotations
 from svm_actors.engine.actor import Actor
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.signalling import prime
-from svm_actors.mm import exclusive, fork, hmm, madvise, memory, migrate_device, mlock, mmap, mprotect, mremap, swap
+from svm_actors.mm import (
+    exclusive,
+    fork,
+    hmm,
+    madvise,
+    memory,
+    migrate_device,
+    mlock,
+    mmap,
+    mprotect,
+    mremap,
+    oom_kill,
+    swap,
+)
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import RW
 from svm_actors.mm.events import MmCreated
@@ -53,10 +66,12 @@ class CoreMm(Actor):
         self.handle(m.Fork, lambda message: fork.fork(self, message))
         self.handle(m.CpuFault, self._cpu_fault)
         self.handle(m.ReclaimPages, self._reclaim)
+        self.handle(m.OomReap, lambda message: oom_kill.oom_reap_task_mm(self, message.mm))
 
     def _route_drivers(self) -> None:
         self.handle(m.IntervalNotifierInsert, self._notifier_insert)
         self.handle(m.IntervalNotifierRemove, self._notifier_remove)
+        self.handle(m.NotifierRegister, lambda message: message.mm.subscriptions.register(message.notifier, message.mm))
         self.handle(m.HmmRangeFault, lambda message: hmm.hmm_range_fault(self, message.range))
         self.handle(m.HmmRangeFaultUnlocked, self._hmm_unlocked)
         self.handle(m.MigrateVmaSetup, lambda message: migrate_device.migrate_vma_setup(self, message.args))
@@ -77,14 +92,14 @@ class CoreMm(Actor):
 
     def new_mm(self, name: str) -> Mm:
         """An empty address space with one user."""
-        mm = Mm(self.engine, name, self)
+        mm = self.engine.parts.of(Mm)(self.engine, name, self)
         self.mms[name] = mm
         self.engine.emit(MmCreated(mm))
         return mm
 
     def new_anon_vma(self, root: AnonVma | None = None) -> AnonVma:
         """A fresh anon_vma, or one in the fork tree of another."""
-        return AnonVma(self, self.new_name("anon_vma"), root)
+        return self.engine.parts.of(AnonVma)(self, self.new_name("anon_vma"), root)
 
     async def exit_mmap(self, mm: Mm) -> None:
         """Called by the last mmput, in its thread."""

@@ -30,6 +30,18 @@ class CpuAccess:
 
 
 @attrs.frozen
+class FolioMigrated:
+    """A migration has committed: from now on the target is the page."""
+
+    source: Folio | None
+    """What was the page before; None when a hole was filled."""
+    target: Folio
+    """The page now, still locked."""
+    by_fault: bool
+    """A CPU fault on a device page does it."""
+
+
+@attrs.frozen
 class RangeChanging:
     """A system call starts to change what [start, end) holds; until :class:`RangeChanged` both the
     old and the new contents are legal answers."""

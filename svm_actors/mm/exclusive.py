@@ -51,17 +51,26 @@ async def make_device_exclusive(core: CoreMm, message: MakeDeviceExclusive) -> F
         event = NotifierRange(mm, Event.EXCLUSIVE, vpn, vpn + 1, message.owner)
         await mm.subscriptions.invalidate_range_start(event)
         await core.engine.step("pte_write", mm.page_table, vpn)
-        done = _install(mm, vpn, folio)
+        done = core.engine.parts.of(install_exclusive)(mm, vpn, folio)
         await mm.subscriptions.invalidate_range_end(event)
         if done:
             return folio
         core.engine.count("MM-R28")
-        folio.lock.release()
-        folio.put("exclusive")
+        put_exclusive(core, folio)
 
 
-def _install(mm: Mm, vpn: int, folio: Folio) -> bool:
-    """The ptl section with the second look."""
+def put_exclusive(core: CoreMm, folio: Folio) -> None:
+    """Unlock and put what :func:`make_device_exclusive` answered, once the device is programmed.
+
+    Who unmapped it meanwhile met the lock, and left its place in the swap cache to us.
+    """
+    folio.lock.release()
+    core.swap.free_swap_cache(folio)
+    folio.put("exclusive")
+
+
+def install_exclusive(mm: Mm, vpn: int, folio: Folio) -> bool:
+    """MM-R28: the ptl section with the second look: the page may have moved before it was locked."""
     pte = mm.page_table.get(vpn)
     if pte is None or pte.kind is not Entry.PRESENT or pte.folio is not folio or not pte.writable:
         return False

@@ -75,6 +75,15 @@ async def copy_page_range(core: CoreMm, copy: Vma, vma: Vma) -> None:
             await parent.subscriptions.invalidate_range_end(event)
 
 
+def shared_entry(vma: Vma, pte: Pte) -> Pte:
+    """MM-R12: what both sides have from now on; nobody may write without a copy (INV-12, INV-17, MM-B57)."""
+    if pte.kind is Entry.SWAP:
+        return pte._replace(exclusive=False)
+    if pte.kind is Entry.MIGRATION:
+        return pte._replace(writable=False, exclusive=False)
+    return pte._replace(writable=False) if vma.is_cow else pte
+
+
 def copy_entry(core: CoreMm, copy: Vma, vma: Vma, vpn: int, pte: Pte) -> None:
     """copy_pte_range for one entry; both sides end read-only where the page is shared copy-on-write."""
     parent, child = vma.mm.page_table, copy.mm.page_table
@@ -88,16 +97,14 @@ def copy_entry(core: CoreMm, copy: Vma, vma: Vma, vpn: int, pte: Pte) -> None:
         assert restored is not None
         pte = restored
     folio = pte.folio
+    shared = core.engine.parts.of(shared_entry)(vma, pte)
     if pte.kind is Entry.SWAP:
         folio.count += 1
-        shared = pte._replace(exclusive=False)
     elif pte.kind is Entry.MIGRATION:
-        shared = pte._replace(writable=False, exclusive=False)
-    else:
-        shared = pte._replace(writable=False) if vma.is_cow else pte
-        if not folio.is_zero:
-            folio.add_mapping()
-            folio.anon_exclusive = False
+        core.engine.count("MM-R12")
+    elif pte.is_mapping and not folio.is_zero:
+        folio.add_mapping()
+        folio.anon_exclusive = False
     parent.set(vpn, shared)
     if pte.kind is Entry.PRESENT:
         shared = shared._replace(young=False, dirty=pte.dirty and vma.is_cow)

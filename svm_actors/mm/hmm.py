@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EPERM
+from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EPERM, KernelError
 from svm_actors.engine.signalling import might_fault
 from svm_actors.mm.constants import PTRS_PER_PTE, Vm
-from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange
+from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange, WalkFailed
 from svm_actors.mm.memory import handle_mm_fault, migration_entry_wait
 from svm_actors.mm.messages import SIGBUS, SIGSEGV
 from svm_actors.mm.mm_struct import Mm
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WALK_CHUNKS = 16
 
 
-class _NeedsFault(Exception):
+class NeedsFault(Exception):
     """The walk met pages to be faulted in: [start, end), with or without write."""
 
     def __init__(self, vma: Vma, start: int, end: int, write: bool) -> None:
@@ -60,20 +60,20 @@ async def hmm_range_fault(core: CoreMm, range_: HmmRange) -> None:
         if range_.notifier.check_retry(range_.notifier_seq):
             core.engine.count("hmm.busy")
             raise EBUSY
-        walk = _Walk(core, mm, range_, at)
+        walk = core.engine.parts.of(Walk)(core, mm, range_, at)
         try:
             await walk.run()
             return
-        except _NeedsFault as need:
+        except NeedsFault as need:
             at = walk.at
-            await _fault_in(core, need)
+            await core.engine.parts.of(fault_in)(core, need)
         except _MigrationWait as wait:
             at = walk.at
-            await migration_entry_wait(core, mm, wait.vpn, wait.pte)
+            await core.engine.parts.of(migration_entry_wait)(core, mm, wait.vpn, wait.pte)
 
 
-async def _fault_in(core: CoreMm, need: _NeedsFault) -> None:
-    """hmm_vma_fault: page by page; errors as INV-35 lists them."""
+async def fault_in(core: CoreMm, need: NeedsFault) -> None:
+    """hmm_vma_fault: page by page; errors as INV-35 lists them: only running out of memory is -ENOMEM (MM-B31)."""
     for vpn in range(need.start, need.end):
         try:
             await handle_mm_fault(core, need.vma.mm, need.vma, vpn, need.write)
@@ -86,26 +86,41 @@ async def hmm_range_fault_unlocked(core: CoreMm, range_: HmmRange, timeout: int)
 
     -EBUSY past the deadline, -EFAULT on an unstable mm; otherwise as the locked variant.
     """
-    engine, notifier = core.engine, range_.notifier
-    mm = notifier.mm
+    engine = core.engine
+    mm = range_.notifier.mm
     if mm is None or range_.start >= range_.end:
         raise EINVAL
     deadline = engine.now + timeout if timeout else None
-    while True:
-        range_.notifier_seq = await notifier.read_begin()
-        async with mm.mmap_lock.reading():
-            if mm.unstable:
-                raise EFAULT
-            if deadline is not None and engine.now > deadline:
-                raise EBUSY
-            try:
-                await hmm_range_fault(core, range_)
-                return
-            except EBUSY:
-                continue
+    for_write = range_.asks_for_write
+    try:
+        while not await engine.parts.of(unlocked_round)(core, mm, range_, deadline):
+            pass
+    except KernelError as error:
+        engine.emit(WalkFailed(range_.notifier.name, error.code, for_write))
+        raise
 
 
-class _Walk:
+async def unlocked_round(core: CoreMm, mm: Mm, range_: HmmRange, deadline: int | None) -> bool:
+    """One walk from the start, valid for a sequence that was read before it (MM-R38, INV-43, MM-B76).
+
+    False: a VMA or an entry may have changed, so nothing of it can be kept.
+    """
+    range_.notifier_seq = await range_.notifier.read_begin()
+    async with mm.mmap_lock.reading():
+        if mm.unstable:
+            core.engine.count("MM-R22")
+            raise EFAULT
+        if deadline is not None and core.engine.now > deadline:
+            raise EBUSY
+        try:
+            await hmm_range_fault(core, range_)
+        except EBUSY:
+            core.engine.count("MM-R38")
+            return False
+    return True
+
+
+class Walk:
     """One pass over the range from ``at``; ``at`` is the first page not answered yet."""
 
     def __init__(self, core: CoreMm, mm: Mm, range_: HmmRange, at: int) -> None:
@@ -144,9 +159,10 @@ class _Walk:
         self.at = vpn + 1
 
     def _outside(self, stop: int) -> None:
-        """No VMA, or one nobody may read: ERROR, or -EFAULT when a fault is wanted."""
+        """No VMA, or one nobody may read: ERROR, or -EFAULT when a fault is wanted (MM-R01)."""
         for vpn in range(self.at, stop):
             if self._request(vpn):
+                self.core.engine.count("MM-R01")
                 raise EFAULT
             self._put(vpn, HMM_ERROR)
 
@@ -168,7 +184,7 @@ class _Walk:
         """hmm_vma_fault's permission test comes before any fault."""
         if write and not vma.flags & Vm.WRITE:
             raise EPERM
-        raise _NeedsFault(vma, start, end, write)
+        raise NeedsFault(vma, start, end, write)
 
     def _hole(self, vma: Vma, vpn: int, stop: int) -> None:
         """No entry here."""
@@ -204,9 +220,17 @@ class _Walk:
                 self._need(vma, vpn, self._piece_end(vpn, stop), True)
             flags = Hmm.VALID | (Hmm.WRITE if pte.writable else Hmm.NONE)
             self._put(vpn, HmmPfn(flags, pte.folio))
+        elif pte.kind is Entry.DEVICE_PRIVATE:
+            self._foreign(vma, vpn, stop, request)
         elif not request:
             self._put(vpn, HMM_NONE)
         elif pte.kind is Entry.MIGRATION:
             raise _MigrationWait(vpn, pte)
         else:
             self._need(vma, vpn, self._piece_end(vpn, stop), wants_write)
+
+    def _foreign(self, vma: Vma, vpn: int, stop: int, request: Hmm) -> None:
+        """MM-B08: a page in the memory of another device is a fault like any other: its driver brings it to RAM."""
+        if request:
+            self._need(vma, vpn, self._piece_end(vpn, stop), bool(request & Hmm.REQ_WRITE))
+        self._put(vpn, HMM_NONE)

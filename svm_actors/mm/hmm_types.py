@@ -50,6 +50,18 @@ HMM_NONE = HmmPfn(Hmm.NONE)
 HMM_ERROR = HmmPfn(Hmm.ERROR)
 
 
+@attrs.frozen
+class WalkFailed:
+    """Emitted when an unlocked walk answers an error."""
+
+    name: str
+    """The subscription it was for."""
+    code: str
+    """The error."""
+    for_write: bool
+    """Whether the caller asked for write permission on any page, as the request stood at the call."""
+
+
 @attrs.define
 class HmmRange:
     """struct hmm_range, in pages."""
@@ -70,3 +82,11 @@ class HmmRange:
     """Which request bits are taken from ``pfns``."""
     dev_private_owner: object = None
     """Device-private pages of this owner are reported in place; others are brought to RAM."""
+
+    @property
+    def asks_for_write(self) -> bool:
+        """Any page is requested for write; to be looked at before the walk, whose answers alias the requests."""
+        asked = self.default_flags
+        for pfn in self.pfns if self.pfn_flags_mask else ():
+            asked |= pfn.flags & self.pfn_flags_mask
+        return bool(asked & Hmm.REQ_WRITE)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from svm_actors.engine.engine import Engine
+from svm_actors.engine.errors import PropertyFailed
 from svm_actors.mm.folio import Folio
 
 BATCH_SIZE: Final = 31
@@ -31,9 +32,15 @@ class LruBatch:
         self.waiting: list[Folio] = []
 
     def add(self, folio: Folio) -> None:
-        """folio_add_lru: atomic; a full batch is drained on the spot."""
+        """folio_add_lru: atomic; a full batch is drained on the spot.
+
+        The kernel warns when a page without owner (no memory control group any more) gets there.
+        """
         if folio.lru:
             return
+        if folio.refcount == 1:
+            text = f"{folio!r} goes to the LRU with the reference that is about to be dropped, and no other"
+            raise PropertyFailed("lifetime", "MM-B11", text)
         folio.get(REASON)
         self.waiting.append(folio)
         if len(self.waiting) >= BATCH_SIZE:

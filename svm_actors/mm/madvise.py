@@ -139,6 +139,6 @@ async def _lazyfree_range(core: CoreMm, mm: Mm, start: int, end: int) -> None:
             if pte.kind is Entry.SWAP:
                 zap_entry(core, mm, vpn, pte)
             elif pte.kind is Entry.PRESENT and not pte.folio.is_zero:
-                if pte.folio.mapcount == 1:
+                if pte.folio.mapcount == 1 and core.swap.folio_free_swap(pte.folio):
                     pte.folio.dirty = False
                 mm.page_table.set(vpn, pte._replace(dirty=False, young=False))

@@ -79,9 +79,10 @@ async def handle_mm_fault(
             return await do_wp_page(core, vma, vpn, pte)
         return Fault.DONE
     if pte.kind is Entry.DEVICE_PRIVATE:
-        return await device_private_fault(core, vma, vpn, pte, write, vma_locked)
+        serve = core.engine.parts.of(device_private_fault)
+        return await serve(core, vma, vpn, pte, write, vma_locked)
     if pte.kind is Entry.MIGRATION:
-        await migration_entry_wait(core, mm, vpn, pte)
+        await core.engine.parts.of(migration_entry_wait)(core, mm, vpn, pte)
         return Fault.DONE
     if pte.kind is Entry.DEVICE_EXCLUSIVE:
         await remove_device_exclusive_entry(core, vma, vpn, pte)
@@ -89,10 +90,23 @@ async def handle_mm_fault(
     return await do_swap_in(core, vma, vpn, pte, write)
 
 
+def pte_unmap_same(mm: Mm, vpn: int, seen: Pte | None) -> bool:
+    """MM-R10, MM-R19: the entry is still what it was before the page-table lock was dropped (MM-B53)."""
+    return mm.page_table.get(vpn) == seen
+
+
+def check_stable_address_space(mm: Mm) -> None:
+    """MM-R22: nobody may be shown zeros where the OOM reaper took pages away.  SIGBUS."""
+    if mm.unstable:
+        mm.engine.count("MM-R22")
+        raise SIGBUS
+
+
 # -- no entry ---------------------------------------------------------------------------------
 
 
 async def _no_entry(core: CoreMm, vma: Vma, vpn: int, write: bool) -> Fault:
+    check_stable_address_space(vma.mm)
     if vma.flags & Vm.HUGETLB:
         await hugetlb_no_page(core, vma, vpn, write)
         return Fault.DONE
@@ -115,7 +129,7 @@ async def _new_anon_page(core: CoreMm, vma: Vma, vpn: int, source: Folio | None)
         folio.content = source.content
     folio.uptodate = True
     await core.engine.step("pte_write", vma.mm.page_table, vpn)
-    if vma.mm.page_table.get(vpn) is None:
+    if core.engine.parts.of(pte_unmap_same)(vma.mm, vpn, None):
         folio_add_new_anon_rmap(folio, vma, vpn)
         core.lru.add(folio)
         vma.mm.page_table.set(vpn, Pte(Entry.PRESENT, folio, True, True, True))
@@ -215,7 +229,7 @@ async def _wp_page_copy(core: CoreMm, vma: Vma, vpn: int, seen: Pte) -> None:
     event = NotifierRange(mm, Event.CLEAR, vpn, vpn + 1)
     await mm.subscriptions.invalidate_range_start(event)
     await core.engine.step("pte_write", mm.page_table, vpn)
-    if mm.page_table.get(vpn) == seen:
+    if core.engine.parts.of(may_replace_copied)(vma, vpn, seen):
         folio_add_new_anon_rmap(new, vma, vpn)
         core.lru.add(new)
         mm.page_table.set(vpn, Pte(Entry.PRESENT, new, True, True, True))
@@ -227,6 +241,11 @@ async def _wp_page_copy(core: CoreMm, vma: Vma, vpn: int, seen: Pte) -> None:
         core.engine.count("MM-R19")
     await mm.subscriptions.invalidate_range_end(event)
     new.put("fault")
+
+
+def may_replace_copied(vma: Vma, vpn: int, seen: Pte) -> bool:
+    """MM-R19: the copy is of what the entry named before the ptl was dropped; only that may be replaced by it."""
+    return vma.mm.page_table.get(vpn) == seen
 
 
 # -- non-present entries ------------------------------------------------------------------------
@@ -243,18 +262,26 @@ async def migration_entry_wait(core: CoreMm, mm: Mm, vpn: int, seen: Pte) -> Non
 async def device_private_fault(
     core: CoreMm, vma: Vma, vpn: int, seen: Pte, write: bool, vma_locked: bool
 ) -> Fault:
-    """do_swap_page for a device-private entry (section 10): lock the page, then reference it (MM-R07)."""
+    """do_swap_page for a device-private entry (section 10): lock the page, then reference it (MM-R07).
+
+    The other way round, those who queue for the page defeat its migration (MM-B01).
+    """
     if vma_locked:
         return Fault.RETRY
     folio: Folio = seen.folio
+    parts = core.engine.parts
     await core.engine.step("trylock", folio.lock)
-    if vma.mm.page_table.get(vpn) != seen:
+    if not parts.of(is_same_entry)(vma, vpn, seen):
         return Fault.DONE
     if not folio.lock.trylock_now():
         core.engine.count("MM-R07")
-        await folio.lock.wait_clear()
+        if vma.mm.mmap_lock.parked:
+            core.engine.count("MM-R26")
+        await parts.of(wait_for_locker)(folio)
+        if folio.freed:
+            core.engine.count("MM-R24")
         return Fault.DONE
-    folio.get("fault")
+    parts.of(hold_fault_page)(folio)
     assert folio.pgmap is not None
     fault = VmFault(vma.mm, vma, vpn, write, folio)
     try:
@@ -263,11 +290,32 @@ async def device_private_fault(
         raise SIGBUS from None
     finally:
         if not core.engine.closing:
-            folio.lock.release()
-            await core.engine.step("put", folio)
-            folio.put("fault")
+            await parts.of(release_fault_page)(core, folio)
     await core.engine.sleep(fault.pause_ns, "timeslice")
     return Fault.DONE
+
+
+def is_same_entry(vma: Vma, vpn: int, seen: Pte) -> bool:
+    """MM-R07: the entry still names the page, which keeps it allocated while the ptl is held."""
+    return vma.mm.page_table.get(vpn) == seen
+
+
+def hold_fault_page(folio: Folio) -> None:
+    """MM-B04: a reference for the whole of migrate_to_ram, taken under the ptl and after the lock."""
+    folio.get("fault")
+
+
+async def release_fault_page(core: CoreMm, folio: Folio) -> None:
+    """MM-B03: unlock, then put: the reference may be the last, and the page is gone with it."""
+    folio.lock.release()
+    await core.engine.step("put", folio)
+    folio.put("fault")
+
+
+async def wait_for_locker(folio: Folio) -> None:
+    """MM-R07, MM-R24: queued in the page-table section, holding nothing: the entry keeps the page for as long as
+    that takes, and whoever wakes up looks at the entry again, never at the page (MM-B69)."""
+    await folio.lock.wait_clear()
 
 
 async def remove_device_exclusive_entry(core: CoreMm, vma: Vma, vpn: int, seen: Pte) -> None:
@@ -286,6 +334,7 @@ async def remove_device_exclusive_entry(core: CoreMm, vma: Vma, vpn: int, seen: 
         restore_exclusive_pte(vma, vpn, seen)
     await mm.subscriptions.invalidate_range_end(event)
     folio.lock.release()
+    core.swap.free_swap_cache(folio)
     folio.put("fault")
 
 
@@ -319,8 +368,8 @@ async def do_swap_in(core: CoreMm, vma: Vma, vpn: int, seen: Pte, write: bool) -
         core.swap.add_to_cache(folio, slot)
     await folio.lock.acquire()
     await core.engine.step("pte_write", table, vpn)
-    if table.get(vpn) == seen and folio.swap_slot is slot:
-        _map_swapped(core, vma, vpn, seen, folio, slot)
+    if core.engine.parts.of(pte_unmap_same)(vma.mm, vpn, seen) and folio.swap_slot is slot:
+        _map_swapped(core, vma, vpn, seen, folio, write)
         core.engine.count("reclaim.swap_in")
     elif folio.swap_slot is not None and not folio.swap_slot.count and not folio.mapcount:
         core.swap.folio_free_swap(folio)
@@ -329,19 +378,27 @@ async def do_swap_in(core: CoreMm, vma: Vma, vpn: int, seen: Pte, write: bool) -
     return Fault.DONE
 
 
-def _map_swapped(core: CoreMm, vma: Vma, vpn: int, seen: Pte, folio: Folio, slot: SwapSlot) -> None:
-    """The ptl section of swap-in: exclusive if the entry said so, or if nobody else has the slot."""
+def _map_swapped(core: CoreMm, vma: Vma, vpn: int, seen: Pte, folio: Folio, write: bool) -> None:
+    """The ptl section of swap-in: exclusive if the entry said so, or if nobody else has the page.
+
+    After a read the page stays in the swap cache, clean: its slot still holds what it holds (MM-R18).
+    """
+    folio.swap_slot.count -= 1
+    if should_try_to_free_swap(vma, folio, write):
+        core.swap.folio_free_swap(folio)
+    exclusive = seen.exclusive or folio.refcount == 1
     folio.add_mapping()
     core.lru.add(folio)
-    slot.count -= 1
-    exclusive = seen.exclusive or (not slot.count and folio.mapcount == 1)
-    if not slot.count:
-        core.swap.folio_free_swap(folio)
     folio.anon_exclusive = exclusive
     writable = exclusive and bool(vma.flags & Vm.WRITE)
     vma.mm.page_table.set(
-        vpn, Pte(Entry.PRESENT, folio, writable, writable and folio.dirty, True, protnone=not vma.flags & 7)
+        vpn, Pte(Entry.PRESENT, folio, writable, writable and write, True, protnone=not vma.flags & 7)
     )
+
+
+def should_try_to_free_swap(vma: Vma, folio: Folio, write: bool) -> bool:
+    """A page that is written, or never swapped out again, has no use for its slot."""
+    return bool(vma.flags & Vm.LOCKED) or (write and folio.refcount == 1 + folio.swapcache)
 
 
 # -- zap ----------------------------------------------------------------------------------------

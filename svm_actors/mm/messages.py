@@ -18,6 +18,7 @@ from svm_actors.mm.hmm_types import HmmRange
 from svm_actors.mm.migrate_types import MigratePfn, MigrateVma
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import IntervalNotifier
+from svm_actors.mm.plain_notifier import MmuNotifier
 
 if TYPE_CHECKING:
     from svm_actors.mm.memremap import DevPagemap
@@ -155,6 +156,14 @@ class Madvise(Message[None]):
 
 
 @attrs.frozen
+class OomReap(Message[None]):
+    """process_mrelease on a killed process: take its private memory.  -EAGAIN when some of it stays."""
+
+    mm: Mm
+    """The victim's address space."""
+
+
+@attrs.frozen
 class Brk(Message[int]):
     """brk; answers the resulting end of the heap."""
 
@@ -201,6 +210,16 @@ class IntervalNotifierInsert(Message[None]):
     """First page."""
     npages: int
     """Length."""
+
+
+@attrs.frozen
+class NotifierRegister(Message[None]):
+    """mmu_notifier_register: a plain notifier, for good."""
+
+    notifier: MmuNotifier
+    """The subscriber."""
+    mm: Mm
+    """The address space to watch."""
 
 
 @attrs.frozen

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EINVAL
 from svm_actors.mm.constants import PTRS_PER_PTE, SPECIAL_FLAGS, Vm
+from svm_actors.mm.events import FolioMigrated
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.memremap import DevPagemap
 from svm_actors.mm.migrate_types import MigratePfn, MigrateVma, Select
+from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
 from svm_actors.mm.page_table import Entry, Pte
 from svm_actors.mm.rmap import (
@@ -28,6 +30,7 @@ from svm_actors.mm.vma import Vma
 
 if TYPE_CHECKING:
     from svm_actors.mm.core import CoreMm
+    from svm_actors.mm.swap import SwapSlot
 
 
 # -- setup ----------------------------------------------------------------------------------
@@ -59,10 +62,15 @@ async def _collect(core: CoreMm, args: MigrateVma, vma: Vma) -> None:
     first, last = args.start // PTRS_PER_PTE, (args.end - 1) // PTRS_PER_PTE
     for table in range(first, last + 1):
         low, high = max(args.start, table * PTRS_PER_PTE), min(args.end, (table + 1) * PTRS_PER_PTE)
-        await core.engine.step("pte_write", args.mm.page_table, table * PTRS_PER_PTE)
-        for vpn in range(low, high):
-            collect_entry(args, vma, vpn, args.src[vpn - args.start])
+        await core.engine.parts.of(collect_table)(core, args, vma, low, high)
     await args.mm.subscriptions.invalidate_range_end(event)
+
+
+async def collect_table(core: CoreMm, args: MigrateVma, vma: Vma, low: int, high: int) -> None:
+    """One leaf table under its lock, without a break: a busy page is left out, nobody waits for one (MM-R09)."""
+    await core.engine.step("pte_write", args.mm.page_table, low - low % PTRS_PER_PTE)
+    for vpn in range(low, high):
+        collect_entry(args, vma, vpn, args.src[vpn - args.start])
 
 
 def collect_entry(args: MigrateVma, vma: Vma, vpn: int, out: MigratePfn) -> None:
@@ -79,9 +87,10 @@ def collect_entry(args: MigrateVma, vma: Vma, vpn: int, out: MigratePfn) -> None
     folio: Folio = pte.folio
     is_fault_page = folio is args.fault_page
     if not is_fault_page and not folio.lock.trylock_now():
+        folio.engine.count("MM-R09")
         return
     folio.get("collect")
-    install_migration_entry(vma, vpn, pte)
+    vma.engine.parts.of(install_migration_entry)(vma, vpn, pte)
     out.folio, out.migrate, out.write = folio, True, pte.writable
 
 
@@ -105,7 +114,7 @@ async def migrate_device_unmap(core: CoreMm, src: list[MigratePfn], fault_page: 
             await _restore(core, entry, fault_page, isolated=False)
             continue
         if folio.mapcount:
-            await try_to_migrate(core, folio)
+            await core.engine.parts.of(try_to_migrate)(core, folio)
         if folio.mapcount or foreign_references(folio, fault_page, lax=True):
             core.engine.count("migrate.refs")
             await _restore(core, entry, fault_page)
@@ -183,7 +192,10 @@ async def _migrate_pages(
         if not entry.migrate:
             continue
         if entry.folio is not None:
-            entry.migrate = await _migrate_folio(core, entry.folio, target, args.fault_page if args else None)
+            fault_page = args.fault_page if args else None
+            entry.migrate = await _migrate_folio(core, entry.folio, target, fault_page)
+            if entry.migrate:
+                core.engine.emit(FolioMigrated(entry.folio, target, fault_page is not None))
             continue
         if args is None:
             entry.migrate = False
@@ -200,9 +212,10 @@ async def _migrate_pages(
 async def _migrate_folio(core: CoreMm, source: Folio, target: Folio, fault_page: Folio | None) -> bool:
     """folio_migrate_mapping: exact reference check, then the destination is the page."""
     await core.engine.step("write", source, "migrate_mapping")
+    cached: SwapSlot | None = source.swap_slot
     if target.is_device_private and (not source.anon or not core.swap.folio_free_swap(source)):
         return False
-    if not exact_references(source, fault_page):
+    if not core.engine.parts.of(exact_references)(source, fault_page):
         core.engine.count("MM-R11")
         return False
     target.anon, target.anon_vma, target.index = source.anon, source.anon_vma, source.index
@@ -213,17 +226,32 @@ async def _migrate_folio(core: CoreMm, source: Folio, target: Folio, fault_page:
         target.mapping.pages[target.index] = target
         target.get("pagecache")
         source.put("pagecache")
-    if source.swap_slot is not None:
-        slot = source.swap_slot
+    slot = core.engine.parts.of(slot_to_move)(source, cached)
+    if slot is not None:
         core.swap.add_to_cache(target, slot)
         source.swap_slot = None
         source.put("swapcache")
     return True
 
 
+def slot_to_move(source: Folio, cached: SwapSlot | None) -> SwapSlot | None:
+    """MM-B22: looked at again: on the way to a device the page has just left the swap cache (MM-R41)."""
+    slot: SwapSlot | None = source.swap_slot
+    if slot is not cached:
+        source.engine.count("MM-R41")
+    return slot
+
+
 def exact_references(source: Folio, fault_page: Folio | None) -> bool:
     """No reference but the migration's own (MM-R11; MM-B55 removes it)."""
     return not foreign_references(source, fault_page, lax=False)
+
+
+def is_stable(mm: Mm) -> bool:
+    """MM-R22: what the OOM reaper has emptied must not be filled with zeros (check_stable_address_space; MM-B56)."""
+    if mm.unstable:
+        mm.engine.count("MM-R22")
+    return not mm.unstable
 
 
 async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) -> bool:
@@ -235,9 +263,9 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
     anon_vma_prepare(core, vma)
     await core.engine.step("pte_write", args.mm.page_table, vpn)
     pte = args.mm.page_table.get(vpn)
-    if args.mm.unstable:
+    if not core.engine.parts.of(is_stable)(args.mm):
         return False
-    if pte is not None and not (pte.kind is Entry.PRESENT and pte.folio.is_zero):
+    if not core.engine.parts.of(is_still_hole)(pte):
         core.engine.count("MM-R10")
         return False
     folio_add_new_anon_rmap(target, vma, vpn)
@@ -249,7 +277,13 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
         core.lru.add(target)
         entry = Pte(Entry.PRESENT, target, writable, writable, True)
     args.mm.page_table.set(vpn, entry)
+    core.engine.emit(FolioMigrated(None, target, False))
     return True
+
+
+def is_still_hole(pte: Pte | None) -> bool:
+    """MM-R10: nobody has touched the page since it was collected; the one who has keeps it, and the new page goes."""
+    return pte is None or (pte.kind is Entry.PRESENT and pte.folio.is_zero)
 
 
 # -- finalize -------------------------------------------------------------------------------
@@ -276,7 +310,7 @@ async def _finalize(
             await remove_migration_ptes(core, source, survivor)
             committed = survivor is target
             if committed:
-                _putback(core, survivor)
+                core.engine.parts.of(back_to_lru)(core, survivor, source)
             await core.engine.step("flag_write", source, "unlock")
             if committed:
                 if source is not fault_page:
@@ -286,13 +320,18 @@ async def _finalize(
                         await core.engine.step("put", source)
                 source.put("collect")
             else:
-                _putback(core, source)
+                core.engine.parts.of(back_to_lru)(core, source, target)
                 _release(core, source, fault_page)
         if target is not None:
             target.lock.release()
             core.swap.free_swap_cache(target)
             target.put("dst")
             dst[index] = None
+
+
+def back_to_lru(core: CoreMm, survivor: Folio, _other: Folio | None) -> None:
+    """MM-B11: only the page that lives on; the other one is about to be freed."""
+    _putback(core, survivor)
 
 
 # -- by physical page -------------------------------------------------------------------------
@@ -308,7 +347,7 @@ async def migrate_device_pfns(core: CoreMm, pgmap: DevPagemap, pfns: list[int]) 
             continue
         folio = pgmap.live[pfn]
         await core.engine.step("trylock", folio.lock)
-        if pgmap.live.get(pfn) is not folio or not folio.lock.trylock_now():
+        if pgmap.live.get(pfn) is not folio or not core.engine.parts.of(trylock_for_eviction)(folio):
             continue
         folio.get("collect")
         entry.folio, entry.migrate = folio, True
@@ -316,3 +355,9 @@ async def migrate_device_pfns(core: CoreMm, pgmap: DevPagemap, pfns: list[int]) 
     return src
 
 
+def trylock_for_eviction(folio: Folio) -> bool:
+    """MM-R08: whoever has the page locked, a CPU fault above all, is bringing it home or failing to."""
+    if folio.lock.trylock_now():
+        return True
+    folio.engine.count("MM-R08")
+    return False

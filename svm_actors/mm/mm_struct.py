@@ -25,7 +25,7 @@ class Mm:
         self.mmap_lock = RwSem(engine, f"{name}.mmap_lock", "mmap_lock")
         self.vmas = VmaTree()
         self.page_table = PageTable(f"{name}.pt")
-        self.subscriptions = MmuNotifierSubscriptions(engine, f"{name}.subs")
+        self.subscriptions = engine.parts.of(MmuNotifierSubscriptions)(engine, f"{name}.subs")
         self.users = 1
         """mm_users: 0 means exiting, and mmget_not_zero fails."""
         self.count = 1

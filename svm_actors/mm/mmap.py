@@ -98,7 +98,10 @@ async def gather(core: CoreMm, mm: Mm, start: int, end: int) -> list[Vma]:
 
 
 async def unmap_region(core: CoreMm, mm: Mm, vmas: list[Vma], start: int, end: int) -> None:
-    """UNMAP event, zap, then the VMAs themselves: unlinked from rmap only after the zap."""
+    """UNMAP event, zap, then the VMAs themselves: unlinked from rmap only after the zap.
+
+    A device fault that still finds the VMA maps what the event takes back, or starts again (MM-R01).
+    """
     event = NotifierRange(mm, Event.UNMAP, start, end)
     await mm.subscriptions.invalidate_range_start(event)
     for vma in vmas:
@@ -125,10 +128,15 @@ async def do_munmap(core: CoreMm, mm: Mm, start: int, end: int, *, downgrade: bo
     check_cut(mm, start, end)
     core.engine.emit(RangeChanging(mm, start, end, "unmap"))
     vmas = await gather(core, mm, start, end)
-    if downgrade:
-        mm.mmap_write_downgrade()
-    await unmap_region(core, mm, vmas, start, end)
+    unmap = core.engine.parts.of(unmap_downgraded if downgrade else unmap_region)
+    await unmap(core, mm, vmas, start, end)
     core.engine.emit(RangeChanged(mm, start, end, "unmap"))
+
+
+async def unmap_downgraded(core: CoreMm, mm: Mm, vmas: list[Vma], start: int, end: int) -> None:
+    """MM-R02: readers are let in, but no writer, so nothing is mapped here before the zap is through (MM-B60)."""
+    mm.mmap_write_downgrade()
+    await core.engine.parts.of(unmap_region)(core, mm, vmas, start, end)
 
 
 async def munmap(core: CoreMm, message: Munmap) -> None:
@@ -215,7 +223,7 @@ async def mmap_region(core: CoreMm, message: Mmap, start: int, end: int) -> None
     check_cut(mm, start, end)
     engine.emit(RangeChanging(mm, start, end, "map"))
     if mm.vmas.overlapping(start, end):
-        await unmap_region(core, mm, await gather(core, mm, start, end), start, end)
+        await engine.parts.of(unmap_region)(core, mm, await gather(core, mm, start, end), start, end)
     file: Any = message.file
     pgoff = message.offset
     if file is None and message.shared:

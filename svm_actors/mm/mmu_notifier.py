@@ -4,14 +4,15 @@
 op, so they are atomic here, and each one is announced by the op before it.
 
 Two-pass subscriptions are part of the protocol from the start (6, "Two-pass").
-Simplified: no plain-list notifiers; no user of the model registers one.
+Plain notifiers come after the interval tree (:mod:`svm_actors.mm.plain_notifier`); no driver here registers one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
@@ -20,9 +21,14 @@ from svm_actors.engine.errors import EAGAIN, EINVAL, EOVERFLOW
 from svm_actors.engine.locks import CollisionSeq
 from svm_actors.engine.signalling import INVALIDATE_START, LockMap, might_wait_for_notifier
 from svm_actors.mm.constants import TASK_PAGES
+from svm_actors.mm.plain_notifier import MmuNotifier, PlainList
 
 if TYPE_CHECKING:
     from svm_actors.mm.mm_struct import Mm
+
+
+NON_BLOCK: Final = "non_block"
+"""The class that stands for "must not sleep": drivers order it after the locks their callbacks take."""
 
 
 class Event(Enum):
@@ -120,11 +126,21 @@ class MmuNotifierSubscriptions:
         self.engine = engine
         self.name = name
         self.sequence = CollisionSeq(engine, f"{name}.wq")
+        self.plain = engine.parts.of(PlainList)(engine)
+        """Those who are told of everything, after the tree."""
         self.tree: list[IntervalNotifier] = []
         """Subscriptions in insertion order of equal starts, sorted by start."""
         self.deferred: list[IntervalNotifier] = []
+        self.calling: list[IntervalNotifier] = []
+        """Subscriptions in a first pass now, once per call, for oracles."""
         self.context = LockMap(engine, f"{name}.{INVALIDATE_START}", INVALIDATE_START)
         """What callbacks run inside of, for lock order."""
+        self.non_block = LockMap(engine, f"{name}.{NON_BLOCK}", NON_BLOCK)
+        """And inside of that, if the event is not blockable."""
+
+    async def section(self, what: str) -> None:
+        """The spinlock: what follows up to the next op is one section."""
+        await self.engine.step("seq_write", self, what)
 
     # -- writers ---------------------------------------------------------------------
 
@@ -133,7 +149,7 @@ class MmuNotifierSubscriptions:
 
     async def invalidate_range_start(self, event: NotifierRange) -> None:
         """mmu_notifier_invalidate_range_start.  -EAGAIN only from a non-blockable start."""
-        await self.engine.step("seq_write", self, event.event.value)
+        await self.section(event.event.value)
         matching = self._matching(event)
         current = self.sequence.begin(bool(matching))
         self.engine.emit(InvalidateStarted(event, current))
@@ -141,7 +157,15 @@ class MmuNotifierSubscriptions:
             await self._end()
             self.engine.emit(InvalidateEnded(event))
             raise EAGAIN
+        if self.plain.members and not await self.plain.start(event):
+            await self.end_tree_side(event)
+            raise EAGAIN
         self.engine.emit(InvalidateReturned(event))
+
+    async def end_tree_side(self, event: NotifierRange) -> None:
+        """MM-B32: a plain notifier has refused; who asked gets -EAGAIN and calls no end.  7.3.4 has not got this."""
+        await self._end()
+        self.engine.emit(InvalidateEnded(event))
 
     async def _call(self, matching: list[IntervalNotifier], event: NotifierRange, current: int) -> bool:
         """All callbacks, then all second passes; False: somebody refused.
@@ -150,29 +174,52 @@ class MmuNotifierSubscriptions:
         not allocate, and must not take what is held over an allocation (vm_bind section 2).
         """
         self.context.touch()
-        with self.context.inside():
-            finish: list[FinishObject] = []
+        with self.context.inside(), self.blocking(event):
+            queued: list[SecondPass] = []
             refused = False
             for sub in matching:
+                self.calling.append(sub)
                 answer = await sub.ops.invalidate(sub, event, current)
+                self.calling.remove(sub)
                 if answer is False:
                     if event.blockable:
                         continue
                     refused = True
                     break
                 if answer is not True:
-                    finish.append(answer)
-            for item in finish:
-                await item.finish()
+                    queued.append(SecondPass(sub, answer, event, current))
+                    self.engine.emit(FinishQueued(queued[-1]))
+            await self.finish_all(queued, refused)
         return not refused
+
+    def blocking(self, event: NotifierRange) -> AbstractContextManager[None]:
+        """SVM-R32, non_block_start: who answers an event that is not blockable may take no lock that sleeps."""
+        return nullcontext() if event.blockable else self.non_block.inside()
+
+    async def finish_all(self, queued: list[SecondPass], refused: bool) -> None:
+        """MM-R30, MM-R31: every second pass, in order, after a refusal too, and before the start returns or the
+        period ends (INV-38, MM-B66)."""
+        for item in queued:
+            self.engine.count("MM-R31" if refused else "MM-R30")
+            await item.finish.finish()
+            self.engine.emit(FinishDone(item))
 
     async def invalidate_range_end(self, event: NotifierRange) -> None:
         """mmu_notifier_invalidate_range_end: the last overlapping end opens the even period."""
         await self._end()
+        if self.plain.members:
+            await self.plain.end(event)
         self.engine.emit(InvalidateEnded(event))
 
     async def _end(self) -> None:
-        await self.engine.step("seq_write", self, "end")
+        await self.section("end")
+        await self.open_even_period()
+
+    async def open_even_period(self) -> None:
+        """The last end: the new value and what was put off until then appear at once (INV-21, MM-B05).
+
+        Until then all who were hit by any of the overlapping regions sleep (MM-R04).
+        """
         if self.sequence.end():
             for sub in self.deferred:
                 if sub.subscribed:
@@ -185,6 +232,12 @@ class MmuNotifierSubscriptions:
 
     # -- subscriptions ---------------------------------------------------------------
 
+    async def register(self, notifier: MmuNotifier, mm: Mm) -> None:
+        """mmu_notifier_register: mmap_lock for write keeps a start and its end from being torn apart."""
+        await mm.mmap_write_lock()
+        self.plain.members.append(notifier)
+        mm.mmap_write_unlock()
+
     def _insert_now(self, sub: IntervalNotifier) -> None:
         at = len(self.tree)
         while at and self.tree[at - 1].start > sub.start:
@@ -196,7 +249,7 @@ class MmuNotifierSubscriptions:
         """mmu_interval_notifier_insert.  -EOVERFLOW on an empty or wrapping range, -EINVAL on a dead mm."""
         if npages <= 0 or start + npages > TASK_PAGES << 1:
             raise EOVERFLOW
-        await self.engine.step("seq_write", self, f"insert {sub.name}")
+        await self.section(f"insert {sub.name}")
         if mm.users <= 0:
             raise EINVAL
         sub.mm, sub.start, sub.last = mm, start, start + npages - 1
@@ -204,23 +257,40 @@ class MmuNotifierSubscriptions:
         self.insert_locked(sub)
 
     def insert_locked(self, sub: IntervalNotifier) -> None:
-        """The part under the spinlock: now, deferred, or now with an assumed invalidation."""
+        """MM-R05, the part under the spinlock: now, deferred while the tree is frozen (MM-B52), or now with an
+        assumed invalidation."""
         sequence = self.sequence
         if not sequence.active:
             sub.seq = sequence.value - 1
             self._insert_now(sub)
         elif sequence.value & 1:
             self.deferred.append(sub)
-            sub.seq = sequence.value
+            sub.seq = self.seq_of_deferred()
             self.engine.count("MM-R05")
         else:
             sequence.value |= 1
             self._insert_now(sub)
             sub.seq = sequence.value
 
+    def seq_of_deferred(self) -> int:
+        """MM-R05: this period brings the subscription no callback, so its readers wait until it is over."""
+        return self.sequence.value
+
     async def remove(self, sub: IntervalNotifier) -> None:
         """mmu_interval_notifier_remove: afterwards no callback of ``sub`` runs or starts (INV-22)."""
-        await self.engine.step("seq_write", self, f"remove {sub.name}")
+        await self.section(f"remove {sub.name}")
+        wait_for = self.detach(sub)
+        if wait_for is not None:
+            await self.wait_removed(wait_for)
+        self.engine.emit(NotifierRemoved(sub))
+        assert sub.mm is not None
+        sub.mm.drop()
+
+    def detach(self, sub: IntervalNotifier) -> int | None:
+        """Out of the tree; in an odd period, when callbacks may be under way, it is put off (MM-R06).
+
+        Answers the value to wait past then.
+        """
         sequence = self.sequence
         wait_for = None
         if not sequence.value & 1:
@@ -232,15 +302,16 @@ class MmuNotifierSubscriptions:
             self.deferred.append(sub)
             wait_for = sequence.value
             self.engine.count("MM-R06")
-        if wait_for is not None:
-            await sequence.wait_past(wait_for)
-        assert sub.mm is not None
-        sub.mm.drop()
+        return wait_for
+
+    async def wait_removed(self, value: int) -> None:
+        """MM-B05, MM-R33: past the odd period, as those see it who take the lock: the deferred list is done by then."""
+        await self.sequence.wait_past(value)
 
     # -- readers ---------------------------------------------------------------------
 
     async def read_begin(self, sub: IntervalNotifier) -> int:
-        """Sleep while ``sub`` is inside an odd period that hit it; deliberately does not loop."""
+        """MM-R04: sleep while ``sub`` is inside an odd period that hit it (MM-B51); deliberately does not loop."""
         might_wait_for_notifier(self.engine, sub.name)
         await self.engine.step("seq_read", self, sub.name)
         seen = sub.seq
@@ -248,6 +319,36 @@ class MmuNotifierSubscriptions:
             self.engine.count("MM-R04")
             await self.sequence.wait_past(seen)
         return seen
+
+
+@attrs.frozen(eq=False)
+class SecondPass:
+    """One use of a finish object."""
+
+    notifier: IntervalNotifier
+    """Whose it is."""
+    finish: FinishObject
+    """What the first pass answered."""
+    range: NotifierRange
+    """The event."""
+    seq: int
+    """Sequence value handed to the first pass."""
+
+
+@attrs.frozen
+class FinishQueued:
+    """Emitted when a first pass has left work to a second one."""
+
+    item: SecondPass
+    """Which."""
+
+
+@attrs.frozen
+class FinishDone:
+    """Emitted when a second pass is through."""
+
+    item: SecondPass
+    """Which."""
 
 
 @attrs.frozen
@@ -274,3 +375,11 @@ class InvalidateEnded:
 
     range: NotifierRange
     """The event."""
+
+
+@attrs.frozen
+class NotifierRemoved:
+    """Emitted when a remove is about to return: the owner frees the subscription now (INV-22)."""
+
+    notifier: IntervalNotifier
+    """The subscription."""

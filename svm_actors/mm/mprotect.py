@@ -51,7 +51,7 @@ async def mprotect_fixup(core: CoreMm, mm: Mm, start: int, end: int, flags: Vm) 
     vma.flags = accounted(vma, flags)
     vma = await merge_around(core, mm, vma)
     await vma.start_write()
-    await change_protection(core, vma, start, end)
+    await core.engine.parts.of(change_protection)(core, vma, start, end)
 
 
 def accounted(vma: Vma, flags: Vm) -> Vm:
@@ -67,27 +67,43 @@ def accounted(vma: Vma, flags: Vm) -> Vm:
 
 
 async def change_protection(core: CoreMm, vma: Vma, start: int, end: int) -> None:
-    """PROTECTION_VMA from the first populated upper-level entry to the end; none when nothing is populated."""
+    """PROTECTION_VMA from the first populated upper-level entry to the end; none when nothing is populated.
+
+    Device mappings of the range go before its entries lose a permission (MM-R17).
+    """
     mm = vma.mm
     first = mm.page_table.first_populated(start, end)
     if first is None:
         return
     event = NotifierRange(mm, Event.PROTECTION_VMA, first, end)
     await mm.subscriptions.invalidate_range_start(event)
-    for table in mm.page_table.tables(first, end):
-        await core.engine.step("pte_write", mm.page_table, table * PTRS_PER_PTE)
-        for vpn, pte in mm.page_table.entries(table, first, end):
-            changed = changed_entry(vma, pte)
-            if changed is not pte:
-                mm.page_table.set(vpn, changed)
+    await change_entries(core, vma, first, end)
     await mm.subscriptions.invalidate_range_end(event)
 
 
+async def change_entries(core: CoreMm, vma: Vma, first: int, end: int) -> None:
+    """change_protection_range: one leaf table per locked section."""
+    entries = vma.mm.page_table
+    for table in entries.tables(first, end):
+        await core.engine.step("pte_write", entries, table * PTRS_PER_PTE)
+        for vpn, pte in entries.entries(table, first, end):
+            changed = core.engine.parts.of(changed_entry)(vma, pte)
+            if changed is not pte:
+                entries.set(vpn, changed)
+
+
 def changed_entry(vma: Vma, pte: Pte) -> Pte:
-    """change_pte_range for one entry: non-present ones only ever lose write permission."""
+    """change_pte_range for one entry: non-present ones only ever lose write permission.
+
+    A page in migration, too: what is restored has the permission of its entry, whatever was collected (MM-R16).
+    """
+    if pte.kind is Entry.MIGRATION:
+        vma.mm.engine.count("MM-R16")
     if pte.kind is Entry.PRESENT:
         writable = can_change_pte_writable(vma, pte.folio)
         return pte._replace(writable=writable, protnone=not vma.flags & ACCESS_FLAGS)
     if pte.kind in (Entry.DEVICE_PRIVATE, Entry.MIGRATION) and pte.writable:
+        if pte.kind is Entry.DEVICE_PRIVATE:
+            vma.mm.engine.count("MM-R17")
         return pte._replace(writable=False)
     return pte

@@ -19,6 +19,7 @@ from svm_actors.mm.messages import Mremap
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmap import do_munmap, link_vma, merge_around, unlock_either, unmapped_area
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
+from svm_actors.mm.page_table import Entry
 from svm_actors.mm.rmap import anon_vma_clone, unlink_anon_vmas
 from svm_actors.mm.vma import Vma
 
@@ -160,26 +161,30 @@ async def copy_vma(core: CoreMm, vma: Vma, start: int, target: int, npages: int)
         pgoff = target
     copy = Vma(core.engine, vma.mm, target, target + npages, vma.flags, pgoff, vma.file)
     await copy.start_write()
-    await anon_vma_clone(copy, vma)
+    await core.engine.parts.of(anon_vma_clone)(copy, vma)
     link_vma(vma.mm, copy)
     return await merge_around(core, vma.mm, copy)
 
 
-async def move_page_tables(core: CoreMm, vma: Vma, copy: Vma, start: int, end: int, target: int) -> None:
-    """Entries move verbatim, one leaf table per locked section, inside UNMAP of the old range.
+def need_rmap_locks(vma: Vma, copy: Vma) -> bool:
+    """MM-R13: rmap must not miss an entry in flight: unless the new VMA comes later in walk order, the rmap
+    locks are held over the move (MM-B59)."""
+    return copy.pgoff <= vma.pgoff
 
-    rmap must not miss an entry in flight: either the new VMA comes later in walk order, or the
-    rmap locks are held (MM-R13).
-    """
+
+async def move_page_tables(core: CoreMm, vma: Vma, copy: Vma, start: int, end: int, target: int) -> None:
+    """Entries move verbatim, one leaf table per locked section, inside UNMAP of the old range (MM-R13)."""
     mm = vma.mm
     event = NotifierRange(mm, Event.UNMAP, start, end)
     await mm.subscriptions.invalidate_range_start(event)
     async with AsyncExitStack() as stack:
-        if copy.pgoff <= vma.pgoff and vma.anon_vma is not None:
+        if core.engine.parts.of(need_rmap_locks)(vma, copy) and vma.anon_vma is not None:
             await stack.enter_async_context(vma.anon_vma.rwsem.writing())
         for table in mm.page_table.tables(start, end):
             await core.engine.step("pte_write", mm.page_table, table * PTRS_PER_PTE)
             for vpn, pte in mm.page_table.entries(table, start, end):
+                if pte.kind is Entry.MIGRATION:
+                    core.engine.count("MM-R13")
                 mm.page_table.clear(vpn)
                 mm.page_table.set(vpn - start + target, pte)
     await mm.subscriptions.invalidate_range_end(event)

@@ -42,7 +42,7 @@ class AnonVma:
         vma.anon_vma_chain.append(self)
 
     def in_order(self) -> list[Vma]:
-        """VMAs in interval-tree order: by page offset, then by age."""
+        """VMAs in interval-tree order: by page offset, then by age: a parent before its children (MM-R12)."""
         return sorted(self.vmas, key=lambda vma: vma.pgoff)
 
 
@@ -68,7 +68,7 @@ def anon_vma_prepare(core: CoreMm, vma: Vma) -> AnonVma:
 async def anon_vma_clone(target: Vma, source: Vma) -> None:
     """The target may map every page the source maps (split, mremap, merge).
 
-    Waits for walkers: one that does not know the target would miss an entry that moves there.
+    Waits for walkers: one that does not know the target would miss an entry that moves there (MM-R13).
     """
     if source.anon_vma_chain:
         async with source.anon_vma_chain[0].rwsem.writing():
@@ -137,7 +137,7 @@ async def rmap_walk(folio: Folio, visit: Visitor) -> None:
 
 
 async def try_to_migrate(core: CoreMm, folio: Folio) -> None:
-    """Replace every entry of the folio by a MIGRATION entry.  Folio locked by the caller."""
+    """Replace every entry of the folio by a MIGRATION entry, in every address space (PGM-B40).  Folio locked."""
 
     async def visit(vma: Vma, vpn: int) -> bool:
         await try_to_migrate_one(core, folio, vma, vpn)
@@ -154,7 +154,7 @@ async def try_to_migrate_one(core: CoreMm, folio: Folio, vma: Vma, vpn: int) -> 
     await core.engine.step("pte_write", vma.mm.page_table, vpn)
     pte = vma.mm.page_table.get(vpn)
     if pte is not None and pte.is_mapping and pte.folio is folio:
-        install_migration_entry(vma, vpn, pte)
+        core.engine.parts.of(install_migration_entry)(vma, vpn, pte)
     await subscriptions.invalidate_range_end(event)
 
 
@@ -162,8 +162,7 @@ def install_migration_entry(vma: Vma, vpn: int, pte: Pte) -> None:
     """The ptl section: MIGRATION entry in, mapping reference and mapcount out."""
     folio: Folio = pte.folio
     exclusive = folio.anon_exclusive
-    if pte.kind is Entry.PRESENT and pte.dirty:
-        folio.dirty = True
+    folio.engine.parts.of(fold_dirty)(folio, pte)
     folio.anon_exclusive = False
     writable = pte.writable and pte.kind is not Entry.DEVICE_EXCLUSIVE
     vma.mm.page_table.set(
@@ -173,21 +172,34 @@ def install_migration_entry(vma: Vma, vpn: int, pte: Pte) -> None:
     folio.remove_mapping()
 
 
+def fold_dirty(folio: Folio, pte: Pte) -> None:
+    """MM-B07: the entry goes, and with it what it knew: the folio takes the dirty bit over (INV-16)."""
+    if pte.kind is Entry.PRESENT and pte.dirty:
+        folio.dirty = True
+
+
 async def remove_migration_ptes(core: CoreMm, source: Folio, target: Folio) -> None:
     """Point every MIGRATION entry of ``source`` at ``target``; both folios locked by the caller."""
 
     async def visit(vma: Vma, vpn: int) -> bool:
         await core.engine.step("pte_write", vma.mm.page_table, vpn)
-        pte = vma.mm.page_table.get(vpn)
-        if pte is not None and pte.kind is Entry.MIGRATION and pte.folio is source:
-            restore_entry(vma, vpn, pte, target)
+        core.engine.parts.of(restore_if_there)(core, vma, vpn, source, target)
         return True
 
     await rmap_walk(target, visit)
 
 
+def restore_if_there(core: CoreMm, vma: Vma, vpn: int, source: Folio, target: Folio) -> None:
+    """MM-R14: an entry that a zap has forgotten stays forgotten: the last reference is the migration's then."""
+    pte = vma.mm.page_table.get(vpn)
+    if pte is not None and pte.kind is Entry.MIGRATION and pte.folio is source:
+        core.engine.parts.of(restore_entry)(vma, vpn, pte, target)
+    elif pte is None:
+        core.engine.count("MM-R15" if target.is_device_private else "MM-R14")
+
+
 def restore_entry(vma: Vma, vpn: int, pte: Pte, target: Folio) -> None:
-    """The ptl section: the entry kind, not any remembered flag, decides permission (MM-R16)."""
+    """The ptl section: the entry kind, not any remembered flag, decides permission (MM-R16, MM-B58)."""
     target.add_mapping()
     if target.anon:
         target.anon_exclusive = pte.exclusive

@@ -134,7 +134,7 @@ async def pageout(core: CoreMm, folio: Folio) -> int:
     await core.engine.step("write", folio, "swap out")
     gone = not folio.mapcount and folio.refcount == 1 + folio.swapcache
     if gone:
-        slot.content = folio.content
+        write_back(folio, slot)
         folio.swap_slot = slot.folio = None
         folio.put("swapcache")
         core.swap.free_if_unused(slot)
@@ -143,6 +143,13 @@ async def pageout(core: CoreMm, folio: Folio) -> int:
     core.swap.free_swap_cache(folio)  # in case the last entry went while the lock was held here
     putback(core, folio)
     return int(gone)
+
+
+def write_back(folio: Folio, slot: SwapSlot) -> None:
+    """pageout: only a page that is dirty, or has no copy yet, is written: else the slot has what it has (INV-16)."""
+    if folio.dirty or slot.content is None:
+        slot.content = folio.content
+        folio.dirty = False
 
 
 def putback(core: CoreMm, folio: Folio) -> None:

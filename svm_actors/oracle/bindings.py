@@ -33,6 +33,11 @@ def check_vm(vm: XeBindVm) -> None:
     for before, after in pairwise(vmas):
         if before.end > after.addr:
             raise PropertyFailed(ORACLE, "INV-VMB-02", f"{before.name} and {after.name} overlap")
+    for vm_bo in vm.gpuvm.extobj:
+        if not vm.gpuvm.is_extobj(vm_bo.obj):
+            raise PropertyFailed(ORACLE, "VMB-B31", f"{vm_bo.obj.name} is local to {vm.name}, but listed as external")
+    if vm.pt_tree.statistics()["staged"]:
+        raise PropertyFailed(ORACLE, "VMB-R08", f"{vm.name} has staged page-table nodes, and no update is under way")
     for vpn in dict(vm.page_table.items()):
         vma = vm.find_vma(vpn)
         if vma is None or not vm.expects_entry(vma, vpn):

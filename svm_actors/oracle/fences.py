@@ -71,5 +71,8 @@ class Promises:
 
 
 def is_through(fence: Fence) -> bool:
-    """Signaled, or a poll would find that it is: an oracle does not signal what it looks at."""
-    return fence.signaled or fence.ops_signaled()
+    """Signaled, or a poll would find that it is: an oracle does not signal what it looks at.
+
+    Nobody waits for a container that nobody refers to any more; what it was made of is a promise of its own.
+    """
+    return fence.signaled or (fence.container and fence.refs == 0) or fence.ops_signaled()

@@ -14,10 +14,12 @@ from svm_actors.gpu.gpu import Gpu
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import (
     Event,
+    IntervalNotifier,
     InvalidateEnded,
     InvalidateReturned,
     InvalidateStarted,
     NotifierRange,
+    NotifierRemoved,
 )
 from svm_actors.xe.fault_vm import XeFaultVm
 
@@ -31,6 +33,8 @@ class Invalidation:
         self.world = world
         self.open: dict[str, int] = {}
         """Regions begun and not ended, by mm."""
+        self.frozen: dict[str, tuple[IntervalNotifier, ...]] = {}
+        """The tree of each mm in an odd period, as it was at the first event of that."""
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
@@ -42,6 +46,8 @@ class Invalidation:
             self._no_translation_left(event.range)
         elif kind is InvalidateEnded:
             self._ended(event.range.mm)
+        elif kind is NotifierRemoved:
+            self._removed(event.notifier)
 
     def _ended(self, mm: Mm) -> None:
         left = self.open.get(mm.name, 0) - 1
@@ -50,6 +56,24 @@ class Invalidation:
         self.open[mm.name] = left
         self._protocol(mm)
 
+    def at_rest(self) -> None:
+        """INV-19: every start that succeeded has had its end, and one that was refused has left nothing."""
+        for mm in self.world.core.mms.values():
+            subs = mm.subscriptions
+            if subs.sequence.active or self.open.get(mm.name, 0):
+                self._wrong("INV-19", mm, f"{subs.sequence.active} regions are open and nobody is at work")
+            for plain in subs.plain.members:
+                if plain.begun:
+                    self._wrong("INV-19", mm, f"{plain.name} waits for the end of {plain.begun} regions")
+
+    def _removed(self, sub: IntervalNotifier) -> None:
+        """INV-22: its owner frees it now, so nobody may be about to look at it."""
+        assert sub.mm is not None
+        subs = sub.mm.subscriptions
+        for place, where in ((subs.tree, "the tree"), (subs.deferred, "the deferred list"), (subs.calling, "a call")):
+            if sub in place:
+                self._wrong("INV-22", sub.mm, f"{sub.name} has been removed and is still in {where}")
+
     def _protocol(self, mm: Mm) -> None:
         subs = mm.subscriptions
         sequence = subs.sequence
@@ -57,9 +81,19 @@ class Invalidation:
             self._wrong("INV-18", mm, f"sequence {sequence.value} with {sequence.active} active ranges")
         if subs.deferred and not sequence.value & 1:
             self._wrong("INV-21", mm, "deferred subscriptions in an even period")
+        self._tree_is_frozen(mm)
         for sub in subs.tree:
             if not sub.seq & 1 or sub.seq > sequence.value:
                 self._wrong("INV-20", mm, f"{sub.name} has sequence {sub.seq}, the mm {sequence.value}")
+
+    def _tree_is_frozen(self, mm: Mm) -> None:
+        """In an odd period callbacks walk the tree without a lock."""
+        subs = mm.subscriptions
+        tree = tuple(subs.tree)
+        if not subs.sequence.value & 1:
+            self.frozen.pop(mm.name, None)
+        elif self.frozen.setdefault(mm.name, tree) != tree:
+            self._wrong("INV-21", mm, "the tree of subscriptions changes in an odd period")
 
     def _wrong(self, rule: str, mm: Mm, text: str) -> None:
         raise PropertyFailed(self.name, rule, f"{mm.name}: {text}")

@@ -4,7 +4,8 @@ The moment a job is pushed its exec still holds the reservations of the VM and o
 that is when the oracle notes what the job has to wait for: every KERNEL fence there, that is, every move,
 clear and rewrite of entries.  The moment the job goes to the hardware all of them must be signaled
 (without that it runs on memory that is not there yet: VMB-B02).  And its own fence must be in every one of
-those reservations, or eviction would not wait for it.
+those reservations, or eviction would not wait for it.  It is there as BOOKKEEP, the slot of explicit
+synchronisation (vm_bind section 3): VMB-B03 was any other.
 
 Long-running jobs publish nothing; for them the queue counts: at rest, nobody with work to do is suspended.
 """
@@ -50,9 +51,13 @@ class Submissions:
         own = job.s_fence.finished
         for resv in reservations(job.queue.vm):
             noted += [(fence, resv.name) for fence in resv.unsignaled(Usage.KERNEL)]
-            if own not in [slot.fence for slot in resv.fences.slots]:
+            usages = [slot.usage for slot in resv.fences.slots if slot.fence is own]
+            if not usages:
                 text = f"{job.name} is pushed, but its fence is not in {resv.name}, which it relies on"
                 raise PropertyFailed(ORACLE, "INV-VMB-06", text)
+            if usages != [Usage.BOOKKEEP]:
+                text = f"{job.name} is in {resv.name} as {usages[0].name}: others would wait who have not asked to"
+                raise PropertyFailed(ORACLE, "VMB-B03", text)
 
     def _run(self, job: ExecJob) -> None:
         for fence, place in self.relied_on.pop(job, ()):

@@ -77,6 +77,11 @@ class BindVm(AddressSpace):
         self.world.bos.append(bo)
         return bo
 
+    async def close_bo(self, bo: XeBo) -> None:
+        """User space drops its handle; mappings keep the object alive.  ValueError when it was dropped before."""
+        self.world.bos.remove(bo)
+        await bo.put()
+
     def _lookup(self) -> None:
         """xe_vm_lookup: a close under way does not free the VM before the ioctl is through.  -ENOENT."""
         if not self.vm.size:
@@ -172,7 +177,7 @@ class BindVm(AddressSpace):
             return await add_lr_queue(self.vm, self.vm.device)
         async with self.vm.lock.reading():
             self.vm.check_open()
-            return ExecQueue(self.vm, self.vm.device)
+            return self.vm.engine.parts.of(ExecQueue)(self.vm, self.vm.device)
 
     async def submit(
         self,

@@ -21,6 +21,7 @@ class Config:
     """Entries of a GPU's fault queue."""
     atomics_on_system: bool = False
     """True when GPU atomics work on system memory."""
-    mirror_driver: str = attrs.field(default="mended", validator=attrs.validators.in_(("mended", "7.3.4")))
-    """``mended``: a correct small driver.  ``7.3.4``: the stock test driver with its traps (HM-D01 ...),
+    mirror_driver: str = attrs.field(default="mended", validator=attrs.validators.in_(("mended", "two-pass", "7.3.4")))
+    """``mended``: a correct small driver.  ``two-pass``: the same with callbacks in two passes.
+    ``7.3.4``: the stock test driver with its traps (HM-D01 ...),
     which loses writes and uses freed pages as soon as its commands race."""

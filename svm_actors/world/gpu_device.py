@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
+from svm_actors.drm.pagemap import PopulateMm
 from svm_actors.gpu.gpu import Gpu
 from svm_actors.mm.constants import PAGE_SHIFT
 from svm_actors.world.bind_vm import BindVm
@@ -37,9 +38,20 @@ class GpuDevice:
             fault_queue_size=config.fault_queue_size,
             atomics_on_system=config.atomics_on_system,
         )
+        self._connect()
         self.gpu.start()
         self.driver = XeDevice(self.gpu, world.core, world.xe)
         self.driver.start()
+
+    def _connect(self) -> None:
+        """Paths to and from the GPUs built before."""
+        if self.world.links is None:
+            return
+        self.gpu.bus.peers = []
+        for other in self.world.gpus:
+            if other.gpu.bus.peers is not None and self.world.linked(self.gpu.name, other.gpu.name):
+                self.gpu.bus.peers.append(other.gpu.vram)
+                other.gpu.bus.peers.append(self.gpu.vram)
 
     @overload
     async def create_vm(
@@ -78,11 +90,34 @@ class GpuDevice:
         self.world.vms.append(vm)
         return vm
 
+    def gt_stats(self) -> dict[str, int]:
+        """The debug counters of fault service, by name; those that never moved are not there (gpusvm section 8)."""
+        return dict(sorted(self.driver.gt_stats.items()))
+
     def open(self, process: Process) -> XeFile:
         """A client of this GPU: the ioctls on VMs as user space makes them, with numbers and flags."""
         client = XeFile(self.driver, process.mm)
         self.world.clients.append(client)
         return client
+
+    async def populate(self, process: Process, addr: int, length: int, *, timeslice: int = 0) -> None:
+        """Bring a range of a process into this GPU's memory as one allocation, as a fault or a prefetch does.
+
+        ``timeslice`` in ns: the minimum stay.  -EBUSY lost a race, -EFAULT dying process, -ENODEV, -ENOENT, -EINVAL,
+        -ENOMEM.
+        """
+        start, end = addr >> PAGE_SHIFT, (addr + length) >> PAGE_SHIFT
+        await self.driver.pagemap.call(PopulateMm(process.mm, start, end, timeslice))
+
+    async def remove(self) -> int:
+        """The driver is unbound: nothing new is let in, memory is brought home, and the driver lets go of the region.
+
+        Answers how many objects stayed; pages in them keep the region's structures.  No other verb of this GPU, nor of
+        its VMs, is of use afterwards.
+        """
+        stayed = await self.driver.region.remove()
+        await self.driver.region.close()
+        return stayed
 
     async def evict(self, bytes_wanted: int) -> int:
         """Another client wants device memory: evict until that much went, or nothing more can go."""

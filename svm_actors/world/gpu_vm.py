@@ -11,6 +11,8 @@ faults behind them, and these besides:
 * ``bind`` and ``bind_userptr`` write entries at the first fault, or at once with ``BindFlag.IMMEDIATE``.
 * ``prefetch(addr, length, *, region=None)``: ``vram``, ``system``, or wherever it belongs; moves objects and mirrored
   memory there and writes the entries of all that is mapped.
+* ``madvise(addr, length, *, preferred_location= | atomic= | pat_index=)`` sets an attribute of mirrored memory, and
+  ``query_attributes(addr, length)`` answers what is set.
 * ``atomic_add(addr, amount)``; ``load``, ``store`` and ``run`` answer a ``GpuFault`` when a fault is refused.
 * ``create_queue`` answers a long-running queue without preempt fences; a refused fault kills it, and waiting for a
   user fence in its name answers -EIO.

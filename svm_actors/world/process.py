@@ -12,6 +12,7 @@ from svm_actors.mm import messages as m
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, Prot
 from svm_actors.mm.cpu import cpu_read, cpu_write
 from svm_actors.mm.mm_struct import Mm
+from svm_actors.mm.page_hold import PageHold
 
 if TYPE_CHECKING:
     from svm_actors.world.world import World
@@ -115,6 +116,13 @@ class Process:
         start, end = addr >> PAGE_SHIFT, (addr + length + PAGE_SIZE - 1) >> PAGE_SHIFT
         return await self._call(m.ReclaimPages(self.mm, start, end))
 
+    async def oom_reap(self) -> None:
+        """The process is killed for want of memory and what it maps privately is taken at once (process_mrelease).
+
+        No thread of it may use memory any more; devices may try.  -EAGAIN when some of it could not be taken.
+        """
+        await self.world.core.call(m.OomReap(self.mm))
+
     async def read(self, addr: int, length: int = 1) -> bytes:
         """CPU load.  Raises SIGSEGV or SIGBUS."""
         return await self._as_thread(cpu_read(self.world.core, self.mm, addr, length))
@@ -122,6 +130,10 @@ class Process:
     async def write(self, addr: int, data: bytes) -> None:
         """CPU store.  Raises SIGSEGV or SIGBUS."""
         await self._as_thread(cpu_write(self.world.core, self.mm, addr, data))
+
+    def holding(self, addr: int) -> PageHold:
+        """``async with process.holding(addr):`` somebody who scans physical memory has a reference on that page."""
+        return PageHold(self.world.core, self.mm, addr >> PAGE_SHIFT)
 
     async def fork(self, name: str | None = None) -> Process:
         """A child with a copy of the address space.  -ENOMEM."""

@@ -20,6 +20,7 @@ from svm_actors.mirror.device import MirrorDevice
 from svm_actors.mirror.mended import MendedDevice
 from svm_actors.mirror.messages import OpenMirror
 from svm_actors.mirror.mirror import Mirror
+from svm_actors.mirror.two_pass import TwoPassDevice
 from svm_actors.mm.core import CoreMm
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.mm_struct import Mm
@@ -36,7 +37,11 @@ from svm_actors.xe.gem import XeBo
 from svm_actors.xe.suspend import resume_system, suspend_system
 from svm_actors.xe.vm_create import XeFile
 
-MIRROR_DRIVERS: dict[str, type[MirrorDevice]] = {"mended": MendedDevice, "7.3.4": MirrorDevice}
+MIRROR_DRIVERS: dict[str, type[MirrorDevice]] = {
+    "mended": MendedDevice,
+    "two-pass": TwoPassDevice,
+    "7.3.4": MirrorDevice,
+}
 """What :attr:`Config.mirror_driver` may be."""
 
 
@@ -64,6 +69,8 @@ class World:
         """Checks to run when the scenario is done and nothing moves, before teardown."""
         self.xe = XeDriver(engine)
         """What all GPUs of the machine share: the migration lock and the owner groups."""
+        self.links: set[tuple[str, str]] | None = None
+        """GPUs with a fast interconnect, both ways round, by name; None: nobody asked for one."""
         self._gpus: dict[int, GpuDevice] = {}
         self._mirror_devices: dict[int, MirrorDevice] = {}
         self.core.start()
@@ -87,6 +94,19 @@ class World:
             self._gpus[index] = GpuDevice(self, index)
         return self._gpus[index]
 
+    def connect(self, first: int, second: int) -> None:
+        """These two GPUs reach each other's memory, so they may join one owner group.  Before any GPU is built."""
+        if self._gpus:
+            raise ValueError("GPUs are connected before the first of them is built")
+        if self.links is None:
+            self.links = set()
+            self.xe.owners.has_interconnect = lambda one, other: one is other or self.linked(one.name, other.name)
+        self.links |= {(f"gpu{first}", f"gpu{second}"), (f"gpu{second}", f"gpu{first}")}
+
+    def linked(self, one: str, other: str) -> bool:
+        """True when there is a path from one GPU to the memory of another."""
+        return self.links is not None and (one, other) in self.links
+
     @property
     def gpus(self) -> list[GpuDevice]:
         """GPUs built so far, by number."""
@@ -98,7 +118,7 @@ class World:
             raise ValueError(f"this world has {self.config.mirrors} mirror devices; there is no device {index}")
         if index not in self._mirror_devices:
             kind = MIRROR_DRIVERS[self.config.mirror_driver]
-            device = kind(self.engine, self.core, f"mdevice{index}", index=index)
+            device = self.engine.parts.of(kind)(self.engine, self.core, f"mdevice{index}", index=index)
             device.start()
             self._mirror_devices[index] = device
         return self._mirror_devices[index]
@@ -122,7 +142,7 @@ class World:
 
     def syncobj(self, *, signaled: bool = False) -> UserSyncobj:
         """A syncobj: an in- or out-fence of binds and jobs."""
-        syncobj = UserSyncobj(self.engine, self.core.new_name("syncobj"), signaled=signaled)
+        syncobj = self.engine.parts.of(UserSyncobj)(self.engine, self.core.new_name("syncobj"), signaled=signaled)
         self.syncobjs.append(syncobj)
         return syncobj
 

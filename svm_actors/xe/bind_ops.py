@@ -109,8 +109,9 @@ class BindOps:
             old.addr if op.prev is None else op.prev.addr + op.prev.range,
             old.end if op.next is None else op.next.addr,
         )
-        prev = None if op.prev is None else piece_of(old, op.prev)
-        after = None if op.next is None else piece_of(old, op.next)
+        rest_of = self.vm.engine.parts.of(piece_of)
+        prev = None if op.prev is None else rest_of(old, op.prev)
+        after = None if op.next is None else rest_of(old, op.next)
         xe_op = XeOp(OpKind.REMAP, old, prev, after)
         xe_op.skip_prev = prev is not None and old.keeps_entries_at(prev.end)
         xe_op.skip_next = after is not None and old.keeps_entries_at(after.addr)
@@ -173,7 +174,7 @@ class BindOps:
 
 
 def piece_of(old: XeBindVma, op: OpMap) -> XeBindVma:
-    """What stays of a vma that is cut: a vma of its own, with the same backing."""
+    """What stays of a vma that is cut: a vma of its own, with the same backing and what it permits (SVM-B21)."""
     userptr = None if old.userptr is None else old.userptr.piece(op.addr - old.addr, op.range)
     piece = XeBindVma(
         old.xe_vm, op.addr, op.range, bo=old.bo, offset=op.offset, userptr=userptr, read_only=old.read_only,
@@ -199,7 +200,7 @@ async def link(vm: XeBindVm, vma: XeBindVma) -> None:
 
 
 async def _link_locked(vm: XeBindVm, vma: XeBindVma, obj: GemObject) -> None:
-    with DrmExec(vm.engine, f"{vm.name}.link", ignore_duplicates=True) as exec_:
+    with vm.engine.parts.of(DrmExec)(vm.engine, f"{vm.name}.link", ignore_duplicates=True) as exec_:
 
         async def body(exec_: DrmExec) -> None:
             await exec_.lock_obj(vm.r_obj)

@@ -12,7 +12,7 @@ each kind completes in order, so do the binds of a queue (INV-VMB-09).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
@@ -41,6 +41,10 @@ class WriteEntries(Message[Fence]):
     """What."""
 
 
+CHUNK: Final = 0x1FE
+"""MAX_PTE_PER_SDI: entries that one command of the copy engine stores."""
+
+
 class _Write(NamedTuple):
     request: WriteEntries
     fence: Fence
@@ -63,11 +67,21 @@ class PtWriter(HardwareQueue[_Write]):
     async def execute(self, job: _Write) -> None:
         """One update after the other, then the fence."""
         for update in job.request.updates:
-            single = update.start if update.end - update.start == 1 else None
-            await self.engine.step("pte_write", job.request.page_table, single)
-            update.write(job.request.page_table)
+            for chunk in self.chunks(update):
+                single = chunk.start if chunk.end - chunk.start == 1 else None
+                await self.engine.step("pte_write", job.request.page_table, single)
+                chunk.write(job.request.page_table)
         await self.engine.step("fence_signal", job.fence)
         job.fence.signal()
+
+
+    def chunks(self, update: PtUpdate) -> list[PtUpdate]:
+        """VMB-B18: a command stores :data:`CHUNK` entries at most; the next goes on behind them."""
+        count = max(1, len(update.entries))
+        return [
+            PtUpdate(*update.part(first, CHUNK), update.entries[first : first + CHUNK])
+            for first in range(0, count, CHUNK)
+        ]
 
 
 class PtJob(SchedJob):
@@ -111,7 +125,7 @@ class PtBackend(_Backend):
 
     def __init__(self, vm: XeBindVm, name: str) -> None:
         super().__init__(vm)
-        self.writer = PtWriter(vm.engine, name)
+        self.writer = vm.engine.parts.of(PtWriter)(vm.engine, name)
 
     async def run_job(self, job: SchedJob) -> Fence | None:
         """Ring the doorbell."""

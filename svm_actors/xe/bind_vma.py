@@ -103,6 +103,7 @@ class XeBindVma(DrmGpuva):
         """xe_vma_destroy_late: in process context, after the unbind fence."""
         self.unbind_is_over(fence)
         await self.xe_vm.engine.step("free", self)
+        self.xe_vm.alive(f"{self.name} is taken out of")
         self.freed = True
         if self.userptr is not None:
             await self.userptr.remove()

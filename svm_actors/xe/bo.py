@@ -88,7 +88,9 @@ class Bo:
         self.put_now()
 
     def put_now(self) -> None:
-        """The same inside an atomic section of a context that may sleep."""
+        """The same inside an atomic section of a context that may sleep: the last put of a BO does (PGM-R07)."""
+        if self.engine.atomic:
+            raise PropertyFailed("context", "PGM-R07", f"{self.name} is put where nothing may sleep")
         self.refs -= 1
         if self.refs < 0:
             raise PropertyFailed("lifetime", "RULE-41", f"{self.name} is put more often than it was taken")
@@ -127,7 +129,7 @@ class VramManager:
         self.base_pfn = gpu.vram.base_pfn
         self.buddy = Buddy(gpu.vram.npages) if gpu.vram.npages else None
         """None on an integrated part, which has no memory of its own."""
-        self.migrate = Migrate(engine, gpu)
+        self.migrate = engine.parts.of(Migrate)(engine, gpu)
         self.validation = RwSem(engine, f"{gpu.name}.validation", "validation_lock")
         """Read by everyone who allocates; write by who ran out of memory once and tries alone."""
         self.lru: SortedDict = SortedDict()
@@ -234,6 +236,8 @@ class VramManager:
 
     def _destroy(self, bo: Bo) -> None:
         self.release_space(bo)
+        if bo.devmem is not None:
+            bo.devmem.drop_mm()
         self.live_bos -= 1
 
     # -- workers ---------------------------------------------------------------------

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svm_actors.drm.pagemap_hold import Provider
 from svm_actors.drm.pagemap_util import OwnerList
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import KernelError
 from svm_actors.engine.locks import RwSem
 from svm_actors.engine.signalling import INVALIDATE_START
+from svm_actors.mm.mmu_notifier import NON_BLOCK
 from svm_actors.xe.engine_group import MODE_SEM
 from svm_actors.xe.evict import evict_bo, lock_victim
 from svm_actors.xe.fault_vm import XeFaultVm
@@ -49,10 +51,13 @@ class XeDriver:
     def __init__(self, engine: Engine) -> None:
         self.migrate_lock = RwSem(engine, "driver_migrate_lock", "driver_migrate_lock")
         """Read by migrations to device memory; write by the second attempt of one that lost (SVM-R09)."""
-        self.owners = OwnerList()
+        self.owners = engine.parts.of(OwnerList)()
         """Owner groups of VMs and regions."""
+        self.module = Provider("xe")
+        """The driver's code."""
         engine.lockdep.declare(*LOCK_ORDER)
         engine.lockdep.declare(INVALIDATE_START, "notifier_lock")
+        engine.lockdep.declare("notifier_lock", NON_BLOCK)
 
 
 class XeDevice:
@@ -65,23 +70,27 @@ class XeDevice:
         self.name = f"{gpu.name}.xe"
         self.driver = driver if driver is not None else XeDriver(core.engine)
         self.owners = self.driver.owners
-        self.region = xe_pagemap_create(core, gpu, self.owners)
+        self.region = xe_pagemap_create(core, gpu, self.owners, self.driver.module)
         """The device memory and its buffer objects."""
         self.pagemap = self.region.dpagemap
         """The same as the pagemap layer sees it."""
-        self.tlb_inval = XeTlbInval(gpu)
+        self.tlb_inval = core.engine.parts.of(XeTlbInval)(gpu)
         self.bind_queue = PtUpdateQueue(core.engine, gpu)
         self.power = Power(self)
         """System suspend."""
         self.submission = Submission(self)
         """Exec queues and what they share."""
-        self.pagefaults = Pagefaults(self)
+        self.pagefaults = core.engine.parts.of(Pagefaults)(self)
         self.vms: dict[int, XeVm] = {}
         """VMs by asid, until the end of their close."""
         self.bind_vms: dict[int, XeBindVm] = {}
         """VMs that user space binds itself, by asid, until the end of their close."""
+        self.needs_64k = False
+        """XE_VRAM_FLAGS_NEED64K: device memory is mapped in pieces of 64 KiB or more; smaller ranges stay in RAM."""
         self.live_vms = 0
         """VMs not freed."""
+        self.gt_stats: dict[str, int] = {}
+        """Debug counters of the GT, by name; see :meth:`count_stat`."""
         self._next_asid = 1
 
     @property
@@ -133,6 +142,10 @@ class XeDevice:
             if alive:
                 await victim.put()
         return gone
+
+    def count_stat(self, name: str) -> None:
+        """xe_gt_stats_incr."""
+        self.gt_stats[name] = self.gt_stats.get(name, 0) + 1
 
     def faulting_vm(self, asid: int) -> SvmHost | None:
         """The VM in fault mode with this number."""

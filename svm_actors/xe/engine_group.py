@@ -186,6 +186,6 @@ async def add_faulting_queue(vm: ExecVm, device: XeDevice) -> ExecQueue:
     async with vm.lock.writing():
         if vm.closed:
             raise ENOENT
-        queue = ExecQueue(vm, device, lr=True)
+        queue = vm.engine.parts.of(ExecQueue)(vm, device, lr=True)
     await device.submission.group.add(queue)
     return queue

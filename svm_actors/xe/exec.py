@@ -87,8 +87,7 @@ class Exec:
         await self.engine.step("read", self.queue, "state")
         if self.queue.dead:
             raise ECANCELED
-        if self.queue.in_flight >= self.queue.submission.limits.job_limit:
-            raise EAGAIN
+        self.check_job_limit()
         self.syncs = SyncList.parse(self.sync_args, lr=self.vm.lr)
         try:
             if not self.program:
@@ -102,6 +101,11 @@ class Exec:
                 self.queue.submission.group.leave()
         finally:
             self.syncs.cleanup()
+
+    def check_job_limit(self) -> None:
+        """FEN-B33: a queue takes so many jobs and no more, or it would need memory without bound.  -EAGAIN."""
+        if self.queue.in_flight >= self.queue.submission.limits.job_limit:
+            raise EAGAIN
 
     async def _enter_group(self) -> None:
         """The group is in dma-fence mode until it is left again."""
@@ -174,7 +178,7 @@ class Exec:
         vm.lock.downgrade()
 
     async def _lock_and_push(self) -> Execution | None:
-        with DrmExec(self.engine, f"{self.queue.name}.exec") as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{self.queue.name}.exec") as exec_:
             await exec_.until_all_locked(self._prepare)
             for obj in exec_.objects:
                 obj.resv.reserve(1)
@@ -210,7 +214,10 @@ class Exec:
     # -- the point of no return ----------------------------------------------------------------
 
     async def publish(self, job: ExecJob, exec_: DrmExec) -> Execution | None:
-        """VMB-R01: the stale check and the publication are one section; None when a userptr went stale."""
+        """VMB-R01: the stale check and the publication are one section; None when a userptr went stale.
+
+        Nothing fails once the job is armed (VMB-B15).
+        """
         async with self.vm.notifier_lock.reading():
             if not self.still_valid():
                 return None

@@ -28,7 +28,7 @@ class ExecJob(SchedJob):
         """How often the timer found that the hardware had not even begun it."""
 
     def note_flush(self) -> None:
-        """Part of arming: translations the VM has rewritten since the last job go before this one begins."""
+        """Part of arming: translations the VM has rewritten since the last job go before this one begins (VMB-B13)."""
         wanted = self.queue.vm.tlb_flush_seqno
         if self.queue.flushed_seqno != wanted or job_must_flush(self.queue.vm):
             self.queue.flushed_seqno = wanted

@@ -101,7 +101,7 @@ class ExecQueue:
         self.preempt_seqno = 0
         self.answer = WaitQueue(engine, f"{self.name}.answer")
         """Who waits for the hardware's answer, or for the end of a reset."""
-        self.timeout = self.timeout_class(self)
+        self.timeout = engine.parts.of(self.timeout_class)(self)
         self.sched = device.engine.parts.of(DrmSched)(
             engine, self.name, QueueBackend(self), credit_limit=64, timeout_wq=self.submission.timeout_wq,
             timeout=MAX_SCHEDULE_TIMEOUT if lr else self.submission.limits.job_timeout,
@@ -133,7 +133,7 @@ class ExecQueue:
 
     def new_job(self, program: tuple[Step, ...]) -> ExecJob:
         """xe_sched_job_create.  -EINVAL bad program, -ENOMEM."""
-        return ExecJob(self, program)
+        return self.engine.parts.of(ExecJob)(self, program)
 
     # -- switching on and off ------------------------------------------------------------
 
@@ -176,25 +176,38 @@ class ExecQueue:
         """
         timeout = self.submission.limits.ack_timeout
         while not over():
-            if not await self.answer.wait_event_timeout(over, timeout) and self.context.stuck:
+            if not await self.answer.wait_event_timeout(over, timeout) and not self.will_be_answered():
                 return False
         return True
 
-    def off_acked(self) -> None:
-        """The hardware has switched it off.  VMB-B22: the state is clean before anybody is told.
+    def will_be_answered(self) -> bool:
+        """The hardware is asked and only slow, or somebody is about to ask it, or a reset will say that it is off."""
+        on_its_way = self.pending_disable or self._suspend.busy or self.stopped
+        return on_its_way and not self.context.stuck
 
-        FEN-R28: an answer that comes after a reset has given it up is dropped.
-        """
-        if not self.pending_disable:
+    def off_acked(self) -> None:
+        """The hardware has switched it off.  VMB-B22: the state is clean before anybody is told."""
+        if self.is_past_answer():
             self.engine.count("FEN-R28")
             return
         self.enabled = False
         self.pending_disable = False
+        self.check_off()
         self.finish_suspend()
+
+    def check_off(self) -> None:
+        """INV-FEN-11: what counts as off is off; one that is dead counts only when somebody has taken it off."""
+        if self.context.on and not self.dead:
+            raise PropertyFailed("exec", "INV-FEN-11", f"{self.name} counts as switched off, but its context is on")
+
+    def is_past_answer(self) -> bool:
+        """FEN-R28: a reset has given it up; who acted on it would take a context for off that is on again."""
+        return not self.pending_disable or self.context.answers_late
 
     def finish_suspend(self) -> None:
         """Announce the suspend, and wake everybody."""
         if self.suspend_pending:
+            self.check_off()
             self.suspend_pending = False
             self.suspended = True
         self.answer.wake_up()
@@ -222,7 +235,10 @@ class ExecQueue:
             self.sched.submit_wq.queue_work(self._suspend)
 
     async def suspend_wait(self) -> None:
-        """Sleep until it is off, or dead.  -ETIME when the hardware does not answer; then it is banned."""
+        """Sleep until it is off, or dead.  -ETIME when the hardware does not answer; then it is banned.
+
+        FEN-B34: a signal does not end it, for whoever goes on then takes the suspend for done.
+        """
         if self.stopped:
             self.engine.count("FEN-R27")
         if not await self._patiently(self.suspend_is_over):
@@ -259,13 +275,24 @@ class ExecQueue:
 
     async def _suspend_message(self) -> None:
         """The worker: let it run its minimum period, then ask the hardware."""
-        if self.dead or self.stopped or not self.enabled:
+        if self.dead or not self.enabled:
             await self.engine.step("write", self, "suspend")
             self.finish_suspend()
             return
+        if self.stopped:
+            return  # the reset says so when it has taken it off, not earlier (INV-FEN-11)
         await self.keep_min_run_period()
         if self.enabled and not self.pending_disable:
             await self.request_disable()
+
+    async def withdraw_messages(self) -> None:
+        """FEN-R27: a reset takes it off and says whether it goes on again; what was asked before that is void.
+
+        A message left in the queue would be taken for that of the next suspend, which has to come after the resume
+        between the two; or it would switch on what the reset has just declared to be suspended.
+        """
+        for message in (self._suspend, self._resume):
+            await self.sched.submit_wq.cancel_work_sync(message)
 
     async def keep_min_run_period(self) -> None:
         """Progress is guaranteed: nobody takes the context away right after it was given."""
@@ -327,9 +354,7 @@ class ExecQueue:
         self.kill()
         if self.preempt_fence is not None:
             self.preempt_fence.enable_sw_signaling()
-        await self.entity.fini()
-        await self.answer.wait_event(lambda: self.in_flight == 0)
-        await self.sched.fini()
+        await self.take_apart()
         await self.context.reset()
         await self.submission.group.remove(self)
         self.destroyed = True
@@ -337,6 +362,12 @@ class ExecQueue:
         self.vm.exec_queues.remove(self)
         self.vm.gpuvm.put_now()
         self.answer.wake_up()
+
+    async def take_apart(self) -> None:
+        """FEN-B27: the entity, what is on the hardware, and the scheduler last, as it serves both until then."""
+        await self.entity.fini()
+        await self.answer.wait_event(lambda: self.in_flight == 0)
+        await self.sched.fini()
 
     def statistics(self) -> dict[str, Any]:
         """State and jobs."""

@@ -23,6 +23,7 @@ from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.xe.bind_ops import BindOps, OpKind, XeOp
 from svm_actors.xe.bind_vma import XeBindVma
 from svm_actors.xe.svm_prefetch import prefetch_ranges
+from svm_actors.xe.vm_attr import DEFAULT_ATTR
 from svm_actors.xe.vm_bind import BindFlag, BindKind, BindOp, Ioctl
 from svm_actors.xe.vm_vma import XeVma
 
@@ -51,6 +52,10 @@ class FaultBindOps(BindOps):
         op = self.replaced_by
         whole = (start, end) == (vma.addr, vma.end)
         return op is not None and whole and bool(op.flags & BindFlag.READONLY) == vma.read_only
+
+    def end_permission(self) -> None:
+        """SVM-S09: it was for one operation, not for the rest of the array (RULE-33)."""
+        self.replaced_by = None
 
     async def unwind(self) -> None:
         """What a failed ioctl has prefetched into vmas of its own goes with them."""
@@ -91,24 +96,26 @@ class FaultIoctl(Ioctl):
         try:
             await self.map(BindOp(op.kind, start, end - start, flags=op.flags, placement=op.placement))
         finally:
-            self.bind_ops.replaced_by = None
+            self.bind_ops.end_permission()
 
     def absorb(self, op: BindOp) -> tuple[int, int]:
         """xe_vm_find_cpu_addr_mirror_vma_range: the span with the neighbours that are alike."""
         start, end = op.addr, op.addr + op.npages
         left = self.vm.find_vma(start - 1) if start else None
         right = self.vm.find_vma(end)
-        if left is not None and self._is_alike(left, op):
+        if left is not None and self.is_alike(left, op):
             start = left.addr
-        if right is not None and self._is_alike(right, op):
+        if right is not None and self.is_alike(right, op):
             end = right.end
         return start, end
 
-    @staticmethod
-    def _is_alike(vma: XeBindVma, op: BindOp) -> bool:
+    def is_alike(self, vma: XeBindVma, op: BindOp) -> bool:
+        """SVM-S11: what one permits and the other does not must not become one."""
         mirror = vma.mirror
         read_only = bool(op.flags & BindFlag.READONLY)
-        return mirror is not None and (mirror.read_only, mirror.preferred_loc) == (read_only, op.placement)
+        if mirror is None or mirror.attr != DEFAULT_ATTR:
+            return False
+        return (mirror.read_only, mirror.preferred_loc) == (read_only, op.placement)
 
     async def new_vma(self, op: BindOp) -> XeBindVma:
         """Entries come with the first fault, unless they were asked for."""
@@ -127,7 +134,7 @@ class FaultIoctl(Ioctl):
 
     async def _prepare_prefetch(self, op: BindOp, made: list[XeOp]) -> None:
         """Before any reservation: user memory is pinned (VMB-B12), SVM ranges are moved and bound."""
-        for prefetch in made:
+        for prefetch in self.to_prepare(made):
             prefetch.region = op.region
             vma = prefetch.vma
             if vma.userptr is not None:
@@ -135,6 +142,10 @@ class FaultIoctl(Ioctl):
             elif vma.mirror is not None:
                 span = max(vma.addr, op.addr), min(vma.end, op.addr + op.npages)
                 await prefetch_ranges(self.vm, vma.mirror, span, op.region)
+
+    def to_prepare(self, made: list[XeOp]) -> list[XeOp]:
+        """SVM-S15: all of them, whatever lies between."""
+        return made
 
     async def pin_for_prefetch(self, vma: XeBindVma) -> None:
         """Stale pages would make the commit answer -EAGAIN for ever (VMB-B12).  -EFAULT."""

@@ -87,12 +87,13 @@ class VmaFault:
     async def _bind(self) -> Fence | None:
         """Answers the fence of the writes, None when the CPU wrote.  -EAGAIN: the user memory went stale."""
         vm, vma = self.vm, self.vma
-        with DrmExec(self.engine, f"{vm.name}.fault", ignore_duplicates=True) as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{vm.name}.fault", ignore_duplicates=True) as exec_:
             await exec_.until_all_locked(self._lock_and_prep)
             for locked in exec_.objects:
                 locked.resv.reserve(FENCES_PER_BIND)
             before = vm.default_queue.last_pt
-            await PtBind(vm, vm.default_queue, [XeOp(OpKind.REBIND, vma)]).run(exec_)
+            bind = self.engine.parts.of(PtBind)(vm, vm.default_queue, [XeOp(OpKind.REBIND, vma)])
+            await bind.run(exec_)
             written = vm.default_queue.last_pt
         self.engine.count("gpu.bind")
         return None if written is before else written

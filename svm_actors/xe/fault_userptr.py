@@ -73,7 +73,7 @@ class FaultUserptr(Userptr):
     # -- the notifier ------------------------------------------------------------------------
 
     async def invalidate(self, notifier: IntervalNotifier, event: NotifierRange, seq: int) -> bool | FinishObject:
-        """xe_vma_userptr_invalidate_start."""
+        """xe_vma_userptr_invalidate_start, VMB-R09: all of it with notifier_lock for write (VMB-B06)."""
         if not event.blockable:
             return False
         async with self.owner.vm.notifier_lock.writing():
@@ -97,6 +97,7 @@ class FaultUserptr(Userptr):
 
     async def finish(self) -> None:
         """Pass 2."""
+        self.owns_finish()
         async with self.owner.vm.notifier_lock.writing():
             fence = None
             if self.flush is None:
@@ -120,7 +121,10 @@ class FaultUserptr(Userptr):
         return await zap_vma(vma)
 
     async def wait_for_flush(self, fence: Fence | None) -> None:
-        """INV-VMB-01: this event's flush, and one that an earlier event has left to its second pass (SVM-S04)."""
+        """INV-VMB-01: this event's flush, and one that an earlier event has left to its second pass.
+
+        SVM-R40: only then are the entries that were found zapped out of reach (SVM-S04).
+        """
         if self.flush is not None and not self.flush.is_signaled():
             self.engine.count("SVM-R40")
         for flush in (self.flush, fence):

@@ -57,7 +57,7 @@ class XeFaultVm(XeBindVm):
 
     def __init__(self, device: XeDevice, mm: Mm, asid: int, config: XeVmConfig) -> None:
         self.config = config
-        self.write_bit = POLICIES[config.write_bit]
+        self.write_bit = device.engine.parts.of(type(POLICIES[config.write_bit]))()
         super().__init__(device, mm, asid, "fault")
         self.resv = SharedResv(self.resv_dma)
         self.faults: list[tuple[int, str]] = []
@@ -65,14 +65,14 @@ class XeFaultVm(XeBindVm):
         self.owner = device.owners.acquire_owner(self)
         self.pt = self.engine.parts.of(XePt)(self)
         self.gc = self.engine.parts.of(GarbageCollector)(self)
-        self.userptr: FaultVmUserptr = FaultVmUserptr(self)
+        self.userptr: FaultVmUserptr = self.engine.parts.of(FaultVmUserptr)(self)
 
     @classmethod
     async def create_faulting(cls, device: XeDevice, mm: Mm, config: XeVmConfig) -> XeFaultVm:
         """xe_vm_create with LR and FAULT_MODE.  -EINVAL."""
         check_config(config)
         await device.engine.step("alloc", device, "vm")
-        vm = cls(device, mm, device.new_asid(), config)
+        vm = device.engine.parts.of(cls)(device, mm, device.new_asid(), config)
         device.pagemap.get()
         device.add_bind_vm(vm)
         vm.svm.gpusvm.start()
@@ -131,7 +131,7 @@ class XeFaultVm(XeBindVm):
         if vma.mirror is not None:
             await handle_pagefault(self.svm, vma.mirror, fault)
         else:
-            await self.fault_class(self, vma, fault).run()
+            await self.engine.parts.of(self.fault_class)(self, vma, fault).run()
 
     # -- binds and close ---------------------------------------------------------------------
 

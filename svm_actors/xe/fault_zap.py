@@ -82,7 +82,7 @@ class ObjectZap:
 
 async def move_notify(bo: XeBo) -> None:
     """xe_bo_move_notify: fault mode zaps; elsewhere the next exec or the rebind worker validates (VMB-R05, VMB-R06)."""
-    await bo.zap_class(bo).run()
+    await bo.engine.parts.of(bo.zap_class)(bo).run()
     for vm_bo in [*bo.gpuva.bos]:
         if not is_faulting(vm_bo):
             await vm_bo.vm.vm_bo_evict(vm_bo, True)

@@ -93,8 +93,13 @@ class GarbageCollector:
         await self._collect(range_)
 
     async def _collect(self, range_: XeSvmRange) -> None:
-        """SVM-R52: the whole range, however little of it was unmapped (SVM-B60)."""
+        """SVM-R52: the whole range, however little of it was unmapped (SVM-B60).
+
+        SVM-R41, SVM-R48: unmapped while a callback still finds it, and taken off the tree after that (SVM-B34).
+        Attributes belong to addresses and outlive their memory, for nobody has asked to reset them (SVM-B22).
+        """
         vm = self.vm
+        range_.must_live()
         try:
             await vm.pt.unbind_range(range_)
         except KernelError:
@@ -120,6 +125,7 @@ class GarbageCollector:
             self._wake.wake_up()
 
     async def _work(self) -> None:
+        self.vm.alive("the garbage collector, which holds no reference, works on")
         async with self.vm.lock.writing():
             try:
                 await self.run()

@@ -79,7 +79,8 @@ class XeBo(DrmGemObject):
         """With a VM it is local to it.  -EINVAL."""
         if npages <= 0 or placement not in PLACEMENTS:
             raise EINVAL
-        super().__init__(device.engine, name, vm.resv_dma if vm is not None else DmaResv(device.engine, name))
+        own = device.engine.parts.of(DmaResv)
+        super().__init__(device.engine, name, vm.resv_dma if vm is not None else own(device.engine, name))
         self.device = device
         self.manager = device.region.vram
         self.npages = npages
@@ -114,7 +115,7 @@ class XeBo(DrmGemObject):
         return bo
 
     async def _first_validation(self) -> None:
-        with DrmExec(self.engine, f"{self.name}.create") as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.create") as exec_:
 
             async def body(exec_: DrmExec) -> None:
                 await exec_.lock_obj(self)
@@ -362,7 +363,7 @@ class XeBo(DrmGemObject):
 
         The object gets a reservation of its own, so that its end does not hold up the VM.
         """
-        pending = self.resv.unsignaled(Usage.BOOKKEEP)
+        pending = self.still_used_by(self.resv.unsignaled(Usage.BOOKKEEP))
         if self.is_local:
             self.resv = DmaResv(self.engine, f"{self.name}.dying")
         if not pending and not self.resv.is_locked():
@@ -370,6 +371,13 @@ class XeBo(DrmGemObject):
             return
         self._dying = [fence.get() for fence in pending]
         self.manager.works.queue("delayed_delete", XeBo._delayed_delete, self)
+
+    def still_used_by(self, fences: list[Fence]) -> list[Fence]:
+        """xe_ttm_bo_release_notify, VMB-B29: no queue is stopped for what is not mapped any more.
+
+        The fence of its unbind is among them, and after that no long-running queue gets there.
+        """
+        return [fence for fence in fences if not fence.lazy]
 
     async def _delayed_delete(self) -> None:
         await self._wait_dying()

@@ -1,8 +1,8 @@
 """xe_migrate as pagemap uses it: clears and copies by the device's copy engine (pagemap section 3.1).
 
 Contiguous device pages are merged into one job of up to 8 MiB; an entry without page or address
-ends a run.  The first job waits for the fence, the copy waits for the *last* job and does not look
-at its error (PGM-S05).  If no job consumed the fence, the fence itself is waited for.
+ends a run.  The first job waits for the fence, the copy waits for the *last* job.  If no job consumed the
+fence, the fence itself is waited for.  Unlike 7.3.4 (PGM-S05) it looks at the errors of its jobs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.engine import Engine
-from svm_actors.engine.errors import PropertyFailed
+from svm_actors.engine.errors import EIO, PropertyFailed
 from svm_actors.gpu.address import Direction, DmaAddr, Proto
 from svm_actors.gpu.copy_engine import SubmitCopy
 from svm_actors.mm.folio import Folio
@@ -38,16 +38,23 @@ class Migrate:
         return await self.gpu.copy.call(SubmitCopy(pairs))
 
     async def copy(self, pages: Pages, addrs: Addrs, fence: Fence | None, *, to_vram: bool) -> None:
-        """xe_svm_copy: done on return."""
-        last: Fence | None = None
+        """xe_svm_copy: done on return.  -EIO."""
+        jobs: list[Fence] = []
         pending = self.dependency(fence)
         for run in self._runs(pages, addrs):
-            last = await self.gpu.copy.call(SubmitCopy(tuple(_pair(*item, to_vram) for item in run), pending))
+            jobs.append(await self.gpu.copy.call(SubmitCopy(tuple(_pair(*item, to_vram) for item in run), pending)))
             pending = None
-        if last is not None:
-            await self.wait_copy(last)
+        if jobs:
+            await self.wait_copy(jobs[-1])
         if pending is not None:
             await pending.wait()
+        self.check_copied(jobs)
+
+    def check_copied(self, jobs: list[Fence]) -> None:
+        """MM-B13: what was not filled must not be committed.  -EIO; 7.3.4 does not look (PGM-S05)."""
+        if any(job.error is not None for job in jobs):
+            self.engine.count("gpu.copy_failed")
+            raise EIO
 
     def dependency(self, fence: Fence | None) -> Fence | None:
         """PGM-R08: no copy into memory whose clear or previous eviction is not through."""

@@ -12,6 +12,7 @@ reset (SVM-R46), no producer NACK, and a worker does not requeue itself after 20
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.channel import Channel
@@ -81,7 +82,7 @@ class Pagefaults:
         if vm.lock.holders():
             self.engine.count("SVM-R08")
         try:
-            async with vm.lock.writing():
+            async with self.exclusive(vm):
                 await self._serve(vm, fault)
         except KernelError as error:
             vm.faults.append((fault.vpn, error.code))
@@ -97,6 +98,10 @@ class Pagefaults:
             raise EINVAL
         vm.get()
         return vm
+
+    def exclusive(self, vm: SvmHost) -> AbstractAsyncContextManager[object]:
+        """SVM-R08: for write, as two faults of one VM would make two ranges of one address (SVM-B45)."""
+        return vm.lock.writing()
 
     async def _serve(self, vm: SvmHost, fault: PageFault) -> None:
         """Under vm->lock for write: two faults of one VM never find or insert at once (SVM-R08)."""

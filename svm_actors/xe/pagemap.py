@@ -4,7 +4,7 @@
 allocation in it (page frames, copies, release).  Populating creates a BO of exactly the window's
 size and keeps its reservation until the migration has been finalized (RULE-55).
 
-Simplified: no runtime power management; the device-enter guard is one flag.
+Simplified: no runtime power management.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from svm_actors.drm.pagemap import DrmPagemap
 from svm_actors.drm.pagemap_dma import map_page
+from svm_actors.drm.pagemap_hold import Provider
 from svm_actors.drm.pagemap_migrate import MigrateDetails
 from svm_actors.drm.pagemap_util import Owner, OwnerList
 from svm_actors.drm.pagemap_zdd import Addrs, Devmem, Pages
 from svm_actors.engine.errors import ENODEV, ENOMEM, KernelError, PropertyFailed
+from svm_actors.engine.locks import WaitQueue
 from svm_actors.gpu.address import Direction, DmaAddr, Proto
 from svm_actors.mm.folio import Folio
 from svm_actors.xe.bo import Bo, VramManager
@@ -32,15 +34,24 @@ if TYPE_CHECKING:
 class XePagemap:
     """One tile's VRAM as device-private memory."""
 
-    def __init__(self, core: CoreMm, gpu: Gpu, owners: OwnerList | None = None) -> None:
+    def __init__(
+        self, core: CoreMm, gpu: Gpu, owners: OwnerList | None = None, provider: Provider | None = None
+    ) -> None:
         self.engine = core.engine
         self.core = core
         self.gpu = gpu
         self.name = f"{gpu.name}.pagemap"
+        self.provider = provider if provider is not None else Provider("xe")
+        """The driver's module."""
+        self.hold_provider()
         self.unplugged = False
         """The device is gone; structures may outlive it."""
+        self._inside = 0
+        """Sections that use the hardware and began before."""
+        self._left = WaitQueue(self.engine, f"{self.name}.srcu")
         vram = gpu.vram
-        self.dpagemap = DrmPagemap(core.engine, self.name, core, gpu, self, base_pfn=vram.base_pfn, npages=vram.npages)
+        kind = core.engine.parts.of(DrmPagemap)
+        self.dpagemap = kind(core.engine, self.name, core, gpu, self, base_pfn=vram.base_pfn, npages=vram.npages)
         vram.attach(self.dpagemap.pgmap)
         self.vram = VramManager(core.engine, gpu, self.dpagemap.works)
         self.owners = owners if owners is not None else OwnerList()
@@ -51,6 +62,14 @@ class XePagemap:
     def start(self) -> None:
         """Start the actor."""
         self.dpagemap.start()
+
+    def hold_provider(self) -> None:
+        """PGM-R28: the module stays for as long as the region does, which its last page decides (PGM-B09)."""
+        self.provider.get()
+
+    async def drop_provider(self, _dpagemap: DrmPagemap) -> None:
+        """The end of that, in a work item of the system."""
+        self.provider.put()
 
     # -- drm_pagemap_ops ---------------------------------------------------------------
 
@@ -66,14 +85,33 @@ class XePagemap:
             gpu.iommu.unmap(addr.addr)
 
     def enter_device(self) -> None:
-        """PGM-R28: drm_dev_enter.  -ENODEV after removal."""
+        """PGM-R28: drm_dev_enter: from here to :meth:`exit_device` removal waits.  -ENODEV after it (PGM-B52)."""
         if self.unplugged:
             self.engine.count("PGM-R28")
             raise ENODEV
+        self._inside += 1
+
+    def exit_device(self) -> None:
+        """drm_dev_exit."""
+        self._inside -= 1
+        self._left.wake_up()
+
+    async def unplug(self) -> None:
+        """drm_dev_unplug: nobody new gets in, and who is in is waited for (PGM-R28)."""
+        self.unplugged = True
+        if self._inside:
+            self.engine.count("PGM-R28")
+        await self._left.wait_event(lambda: not self._inside)
 
     async def populate_mm(self, dpagemap: DrmPagemap, mm: Mm, start: int, end: int, timeslice_ns: int) -> None:
         """xe_drm_pagemap_populate_mm.  Out of memory once: try again with everybody else kept out."""
         self.enter_device()
+        try:
+            await self._populate(mm, start, end, timeslice_ns)
+        finally:
+            self.exit_device()
+
+    async def _populate(self, mm: Mm, start: int, end: int, timeslice_ns: int) -> None:
         validation = self.vram.validation
         await validation.read()
         try:
@@ -98,8 +136,10 @@ class XePagemap:
             return None
 
     async def _migrate(self, bo: Bo, mm: Mm, start: int, end: int, timeslice_ns: int) -> None:
-        """Fill the new BO.  Its reservation is held until finalize is through."""
-        devmem = Devmem(bo.name, self.dpagemap, mm, bo.npages, self, buffer=bo, fence=self.pre_migrate_fence(bo))
+        """Fill the new BO."""
+        kind = self.engine.parts.of(Devmem)
+        devmem = kind(bo.name, self.dpagemap, mm, bo.npages, self, buffer=bo, fence=self.pre_migrate_fence(bo))
+        devmem.hold_mm()
         bo.devmem = devmem
         self.take_migration_reference(bo)
         error: KernelError | None = None
@@ -107,7 +147,7 @@ class XePagemap:
             await self.dpagemap.migrate_to_devmem(devmem, mm, start, end, MigrateDetails(timeslice_ns))
         except KernelError as failure:
             error = failure
-        bo.unlock()
+        self.let_go(bo)
         await bo.put()
         if error is not None:
             raise error
@@ -120,9 +160,15 @@ class XePagemap:
         """SVM-R18: the allocation's own reference; the creator keeps the one it has until it unlocks."""
         bo.get()
 
+    def let_go(self, bo: Bo) -> None:
+        """PGM-R04: finalize is through, so evictors may have the BO (RULE-55, PGM-B43)."""
+        bo.unlock()
+
     def destroy(self, dpagemap: DrmPagemap) -> None:
         """xe_pagemap_destroy: leave the owner group."""
+        self.provider.running()
         self.owners.release_owner(self, self.owner)
+        dpagemap.works.queue("dev_unhold", self.drop_provider, dpagemap)
 
     # -- drm_pagemap_devmem_ops ----------------------------------------------------------
 
@@ -139,6 +185,7 @@ class XePagemap:
 
     async def copy_to_ram(self, pages: Pages, addrs: Addrs, fence: Fence | None) -> None:
         """By our own copy engine; also toward a peer, whose fence it then waits for."""
+        self.provider.running()
         await self.vram.migrate.copy(pages, addrs, fence, to_vram=False)
 
     def devmem_release(self, devmem: Devmem) -> None:
@@ -160,21 +207,24 @@ class XePagemap:
 
     async def remove(self) -> int:
         """Device removal: refuse new work, bring every mirror BO home; answers how many stayed."""
-        self.unplugged = True
+        await self.unplug()
         failed = await evict_all(self.vram)
         await self.flush()
         return failed
 
     async def close(self) -> None:
-        """Wait for deferred work, then drop the device's reference on the region."""
+        """Wait for deferred work, drop the device's reference on the region, and wait for what that leaves."""
         await self.flush()
         self.dpagemap.put()
+        await self.flush()
 
     def statistics(self) -> dict[str, int]:
         """All 0 when everything has been given back."""
         return {**self.dpagemap.statistics(), **self.vram.statistics()}
 
 
-def xe_pagemap_create(core: CoreMm, gpu: Gpu, owners: OwnerList | None = None) -> XePagemap:
+def xe_pagemap_create(
+    core: CoreMm, gpu: Gpu, owners: OwnerList | None = None, provider: Provider | None = None
+) -> XePagemap:
     """Make a GPU's VRAM known to the core MM; the caller starts it."""
-    return XePagemap(core, gpu, owners)
+    return core.engine.parts.of(XePagemap)(core, gpu, owners, provider)

@@ -57,7 +57,7 @@ class PreemptFence(Fence):
         return True
 
     async def _preempt(self) -> None:
-        """preempt_fence_work_func, all of it below the level of fences (VMB-R22)."""
+        """preempt_fence_work_func, VMB-R22: all of it below the level of fences, not only the signal (VMB-B20)."""
         with signalling(self.engine):
             error = await self._wait_off()
             await self.engine.step("fence_signal", self)
@@ -93,7 +93,7 @@ async def add_lr_queue(vm: ExecVm, device: XeDevice) -> ExecQueue:
     async with vm.lock.writing():
         if vm.closed:
             raise ENOENT
-        queue = ExecQueue(vm, device, lr=True)
+        queue = vm.engine.parts.of(ExecQueue)(vm, device, lr=True)
         async with keeping_out(device.region.vram):
             await _publish_first(vm, queue)
     return queue
@@ -101,13 +101,13 @@ async def add_lr_queue(vm: ExecVm, device: XeDevice) -> ExecQueue:
 
 async def _publish_first(vm: ExecVm, queue: ExecQueue) -> None:
     """Its first preempt fence, into every reservation of the VM."""
-    fence = PreemptFence(queue)
-    with DrmExec(vm.engine, f"{queue.name}.add") as exec_:
+    fence = vm.engine.parts.of(PreemptFence)(queue)
+    with vm.engine.parts.of(DrmExec)(vm.engine, f"{queue.name}.add") as exec_:
         await exec_.until_all_locked(lambda ex: _prepare(vm, ex))
         async with vm.notifier_lock.reading():
             queue.preempt_fence = fence
             await vm.gpuvm.resv_add_fence(exec_, fence, Usage.BOOKKEEP, Usage.BOOKKEEP)
-            join_preemption(queue)
+            vm.engine.parts.of(join_preemption)(queue)
 
 
 async def _prepare(vm: ExecVm, exec_: DrmExec) -> None:

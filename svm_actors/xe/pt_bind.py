@@ -22,7 +22,7 @@ import attrs
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.dma_buf.fence_memory import allocate
 from svm_actors.dma_buf.resv import Usage
-from svm_actors.engine.errors import EAGAIN, ENOMEM
+from svm_actors.engine.errors import EAGAIN, ENOMEM, PropertyFailed
 from svm_actors.gpu.page_table import GpuPte
 from svm_actors.xe.bind_ops import OpKind, XeOp
 from svm_actors.xe.bind_queue import PtJob, TlbJob
@@ -155,7 +155,7 @@ class PtBind:
         vma.staged = True
 
     def entries(self, vma: XeBindVma) -> tuple[tuple[int, GpuPte], ...]:
-        """Entries for the pages as they are; those of a null mapping lead nowhere."""
+        """Entries for the pages where they are now (VMB-B35); those of a null mapping lead nowhere."""
         writable = not vma.read_only
         if vma.userptr is not None:
             pages = vma.userptr.dma_pages()
@@ -163,6 +163,9 @@ class PtBind:
         if vma.bo is None:
             return tuple((vpn, NULL_PTE) for vpn in range(vma.addr, vma.end))
         bo, first = vma.bo, vma.offset
+        if not bo.resident:
+            text = f"entries of {vma.name} are written, but {bo.name} was thrown out since it was validated"
+            raise PropertyFailed("bindings", "INV-VMB-13", text)
         return tuple(
             (vma.addr + index, GpuPte.of(bo.dma_addr(first + index), writable, bo.folios[first + index]))
             for index in range(vma.range)
@@ -177,8 +180,11 @@ class PtBind:
 
     @staticmethod
     def is_zapped_by_notifiers(vma: XeBindVma) -> bool:
-        """VMB-R09: then whoever takes its entries away, and frees nodes with that, keeps notifiers out."""
-        return vma.xe_vm.faulting and vma.userptr is not None
+        """VMB-R09: then whoever takes its entries away, and frees nodes with that, keeps notifiers out.
+
+        Where they do not zap, they come before the last look at what goes, or find the fence.
+        """
+        return vma.userptr is not None
 
     def _remap(self, op: XeOp) -> None:
         """What the cut vacates goes; pieces whose entries cannot stay are written again (8.5, VMB-R13).
@@ -199,10 +205,14 @@ class PtBind:
                     self.prepared.staged.append(piece)
             elif old.present or old.staged or not old.deferred:
                 self._bind(piece)
-                self.rewrite_is_kernel_work()
+                self.kept_piece_is_kernel_work()
 
-    def rewrite_is_kernel_work(self) -> None:
-        """VMB-R13: wait for BOOKKEEP, publish as KERNEL."""
+    def kept_piece_is_kernel_work(self) -> None:
+        """VMB-R13: nobody has asked for the moment in which it is gone, so no job may meet it."""
+        self._is_kernel_work()
+
+    def _is_kernel_work(self) -> None:
+        """Wait for BOOKKEEP, publish as KERNEL (section 3)."""
         self.prepared.wait_for(Usage.BOOKKEEP)
         self.prepared.kernel = True
 
@@ -216,7 +226,7 @@ class PtBind:
         if not self.vm.faulting:
             self._unbind(vma, vma.addr, vma.end, flush=self.vm.lr)
         self._bind(vma)
-        self.rewrite_is_kernel_work()
+        self._is_kernel_work()
 
     # -- pre-commit, write, commit ---------------------------------------------------------------
 
@@ -232,6 +242,7 @@ class PtBind:
                 vm.notifier_lock.release()
                 self._abort(job, flush)
                 raise
+        self.look_at_what_goes()
         try:
             written = await self._write(job)
             await self._commit(exec_, written, flush)
@@ -241,7 +252,7 @@ class PtBind:
         return self.queue.last_fences()
 
     def _make_jobs(self) -> tuple[PtJob | None, TlbJob | None]:
-        """Both jobs, or neither.  -ENOMEM."""
+        """Both jobs, or neither; each step of the way back undoes what was done, and no more (FEN-B24).  -ENOMEM."""
         job = self._make_job()
         try:
             return job, self._make_flush()
@@ -254,7 +265,7 @@ class PtBind:
         """None: the CPU may write at once (7.3)."""
         depends = self._dependencies()
         if not depends:
-            if self.queue.idle:
+            if self.queue_is_idle():
                 return None
             self.engine.count("VMB-R11")
         job = PtJob(self.queue, self.prepared.updates)
@@ -265,6 +276,10 @@ class PtBind:
             job.cleanup()
             raise
         return job
+
+    def queue_is_idle(self) -> bool:
+        """VMB-R11: the CPU does not overtake what the queue has still to write; vm.resv keeps others from adding."""
+        return self.queue.idle
 
     def _make_flush(self) -> TlbJob | None:
         """xe_tlb_inval_job_create; room for the one fence it will depend on is made now (section 13)."""
@@ -295,6 +310,22 @@ class PtBind:
             if self.vm.faulting:
                 raise EAGAIN
 
+    def look_at_what_goes(self) -> None:
+        """An invalid mapping that is bound no more must be unbound before the next job runs (section 4.1).
+
+        Its entries lead to memory that belongs to somebody else by now, and the user's in-syncs may hold them up.  So
+        jobs wait for the unbind, and the rebind worker does, as for a move.
+        """
+        if not self.vm.faulting and any(self.is_invalid(vma) for vma in self.prepared.unstaged):
+            self.engine.count("bind.invalid_unbound")
+            self.prepared.kernel = True
+
+    def is_invalid(self, vma: XeBindVma) -> bool:
+        """What is behind it has moved or changed since its entries were written."""
+        if vma.userptr is not None:
+            return bool(vma.userptr.stale())
+        return vma in self.vm.rebind_list or (vma.vm_bo is not None and vma.vm_bo.evicted)
+
     def _abort(self, *jobs: PtJob | TlbJob | None) -> None:
         """xe_pt_update_ops_abort: nothing was written; the caller pins again and comes back."""
         for job in jobs:
@@ -321,7 +352,7 @@ class PtBind:
     def _dependencies(self) -> list[Fence]:
         """Everything unsignaled that must come first (7.3)."""
         vm, prepared = self.vm, self.prepared
-        found = [fence for fence in self.in_fences if not fence.is_signaled()]
+        found = self.in_syncs()
         if prepared.wait is not None:
             found += vm.resv_dma.unsignaled(prepared.wait)
         for op in self.ops:
@@ -331,6 +362,10 @@ class PtBind:
         found += self.other_updates()
         self._note_running_jobs()
         return list(dict.fromkeys(found))
+
+    def in_syncs(self) -> list[Fence]:
+        """VMB-R12: what user space says comes first, jobs that use what is unbound among it; nobody else knows."""
+        return [fence for fence in self.in_fences if not fence.is_signaled()]
 
     def _note_running_jobs(self) -> None:
         """VMB-R12: jobs that may use what goes; it is for user space to wait for them, with an in-sync.
@@ -406,18 +441,3 @@ class PtBind:
         fence = flush.s_fence.finished.get()
         await flush.push()
         self.queue.note_tlb(fence)
-
-
-async def rebind(vm: XeBindVm, exec_: DrmExec) -> list[Fence]:
-    """xe_vm_rebind: write the entries of everything on the rebind list again; under the reservations.
-
-    Answers the fences that whoever runs next depends on; they are in the KERNEL slots as well.
-    """
-    vm.resv_dma.assert_held()
-    ops = [XeOp(OpKind.REBIND, vma) for vma in vm.rebind_list if not vma.destroyed]
-    if not ops:
-        return []
-    # Validation may have used the slots that were reserved before (VMB-R07).
-    for locked in exec_.objects:
-        locked.resv.reserve(FENCES_PER_BIND)
-    return await PtBind(vm, vm.default_queue, ops).run(exec_)

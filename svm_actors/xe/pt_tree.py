@@ -31,6 +31,12 @@ class PtUpdate:
     entries: tuple[tuple[int, GpuPte], ...] = ()
     """(page, entry) to write; none clears the span."""
 
+    def part(self, first: int, most: int) -> tuple[int, int]:
+        """Span of ``most`` entries from number ``first`` on; a clear is not divided."""
+        if not self.entries:
+            return self.start, self.end
+        return self.start + first, min(self.start + first + most, self.end)
+
     def write(self, page_table: GpuPageTable) -> None:
         """By whichever hand; it was announced."""
         if not self.entries:

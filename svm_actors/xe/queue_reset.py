@@ -118,7 +118,7 @@ class JobTimeout:
             first = ECANCELED()
 
     async def end(self, job: ExecJob, error: KernelError) -> None:
-        """FEN-R29: what the hardware has completed keeps its good result; the fence lock decides."""
+        """FEN-R29: what the hardware has completed keeps its good result; the fence lock decides (FEN-R04)."""
         fence = job.batch.fence
         await self.engine.step("fence_signal", fence)
         if fence.is_signaled():
@@ -157,6 +157,7 @@ class GtReset:
         queue.stopped = True
         queue.answer.wake_up()
         await queue.sched.recovery.wqueue_stop()
+        await queue.withdraw_messages()
         await queue.context.reset()
         queue.enabled = queue.pending_disable = False
         queue.finish_suspend()

@@ -99,11 +99,12 @@ class RebindWorker:
     async def _restore(self) -> None:
         """Everything resident and bound again, then resume: in one transaction."""
         vm = self.vm
-        with DrmExec(self.engine, f"{vm.name}.rebind") as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{vm.name}.rebind") as exec_:
             await exec_.until_all_locked(self._prepare)
             if not self._wanted():
                 return
-            fences = [(queue, PreemptFence(queue)) for queue in self.execs.queues if not queue.dead]
+            new_fence = self.engine.parts.of(PreemptFence)
+            fences = [(queue, new_fence(queue)) for queue in self.execs.queues if not queue.dead]
             await self.execs.make_valid(exec_)
             for obj in exec_.objects:
                 obj.resv.reserve(max(1, len(fences)))

@@ -60,7 +60,7 @@ class Submission:
         self.ordered_wq = Workqueue(engine, f"{name}.ordered")
         """Rebind workers; not ordered against the two above, as it takes vm.lock."""
         self.reset = engine.parts.of(self.reset_class)(self)
-        self.group = self.group_class(self)
+        self.group = engine.parts.of(self.group_class)(self)
         """Whose jobs may be on the hardware: those with a dma-fence, or those that fault."""
 
     def queue_name(self) -> str:

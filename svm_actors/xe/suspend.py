@@ -43,7 +43,7 @@ class Power:
         self.device = device
         self.engine = device.engine
         self.name = f"{device.name}.power"
-        self.gate = SuspendGate(device.engine, device.name)
+        self.gate = device.engine.parts.of(SuspendGate)(device.engine, device.name)
         self.off = False
         """There is no power: device memory loses what it holds."""
         self.held: list[ExecQueue] = []

@@ -13,11 +13,12 @@ from svm_actors.dma_buf.fence import Fence
 from svm_actors.drm.gpusvm import DrmGpusvm, GpusvmCtx, GpusvmNotifier, GpusvmRange, Scan, set_unmapped
 from svm_actors.drm.pagemap import DrmPagemap, PopulateMm
 from svm_actors.engine.engine import Engine
-from svm_actors.engine.errors import EBUSY, EOPNOTSUPP, KernelError
+from svm_actors.engine.errors import EACCES, EBUSY, EOPNOTSUPP, KernelError
 from svm_actors.gpu.fault import Access
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
 from svm_actors.xe.svm_range import XeSvmRange
+from svm_actors.xe.vm_attr import Atomic
 
 if TYPE_CHECKING:
     from svm_actors.drm.gpusvm_base import DrmGpusvmBase
@@ -69,7 +70,11 @@ class XeSvm:
     # -- invalidation ------------------------------------------------------------------
 
     async def invalidate(self, notifier: GpusvmNotifier, event: NotifierRange) -> None:
-        """xe_svm_invalidate, with notifier_lock held for write."""
+        """xe_svm_invalidate, with notifier_lock held for write.
+
+        FEN-B32: it makes itself no user of the address space: an mmput that happens to be the last one would tear
+        it down from in here, and come back to this very callback.
+        """
         ranges = self._hit(notifier, event)
         if not ranges:  # I1: nothing of ours, nothing to wait for
             return
@@ -137,7 +142,11 @@ class XeSvm:
         await self.vm.device.tlb_inval.wait(fence)
 
     async def _give_back(self, range_: XeSvmRange, event: NotifierRange, closed: bool) -> None:
-        """I7: DMA mappings of *every* overlapped range go, zapped or not (RULE-18, SVM-B40)."""
+        """I7: DMA mappings of *every* overlapped range go, zapped or not (SVM-R51, RULE-18, SVM-B40).
+
+        SVM-R23: a closed VM takes nothing for its garbage collector any more.
+        """
+        range_.must_live()
         await self.gpusvm.unmap_pages(range_.pages, in_notifier=True)
         if event.event is Event.UNMAP and not closed:
             set_unmapped(range_, [range_.pages], event)
@@ -145,10 +154,17 @@ class XeSvm:
 
     # -- what a fault needs --------------------------------------------------------------
 
-    def needs_vram(self, access: Access) -> bool:
-        """xe_vma_need_vram_for_atomic: an atomic that does not work on system memory."""
+    def needs_vram(self, access: Access, allowed: Atomic = Atomic.UNDEFINED) -> bool:
+        """xe_vma_need_vram_for_atomic: an atomic is done in device memory (SVM-B07).  -EACCES: it is for the CPU to do.
+
+        Memory that was given to one device may stay where it is, if the device can do them there.
+        """
         device = self.vm.device
-        return access is Access.ATOMIC and device.is_dgfx and not device.gpu.atomics_on_system
+        if access is not Access.ATOMIC or not device.is_dgfx:
+            return False
+        if allowed is Atomic.CPU:
+            raise EACCES
+        return not (allowed is Atomic.DEVICE and device.gpu.atomics_on_system)
 
     async def get_pages(self, range_: XeSvmRange, ctx: GpusvmCtx) -> None:
         """xe_svm_range_get_pages: mixed placement is repaired by bringing the range home (SVM-R11, RULE-05)."""
@@ -180,6 +196,11 @@ class XeSvm:
             self.engine.count("SVM-R09")
         finally:
             lock.release()
+        await self.second_attempt(range_, ctx, target)
+
+    async def second_attempt(self, range_: XeSvmRange, ctx: GpusvmCtx, target: DrmPagemap) -> None:
+        """SVM-R09: nobody else migrates meanwhile, and the range is in one piece again (SVM-B20)."""
+        lock = self.vm.device.driver.migrate_lock
         await lock.write()
         try:
             await self._populate_alone(range_, ctx, target)

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from svm_actors.drm.gpusvm_range import GpusvmCtx
 from svm_actors.drm.pagemap import DrmPagemap
 from svm_actors.engine.errors import EACCES, EAGAIN, EFAULT, EOPNOTSUPP, EPERM, KernelError
 from svm_actors.gpu.fault import PageFault
+from svm_actors.mm.constants import PAGE_SHIFT
 from svm_actors.xe.svm_range import XeSvmRange
 
 if TYPE_CHECKING:
@@ -30,6 +33,17 @@ if TYPE_CHECKING:
 ATOMIC_TIMESLICE_NS = 5_000_000
 """atomic_svm_timeslice_ms: 5."""
 DEVMEM_ONLY_TRIES = 3
+PAGES_64K = 16
+
+
+@attrs.frozen
+class RangeFound:
+    """Emitted by a fault that has found its range, before it uses it."""
+
+    fault: PageFault
+    """Which fault."""
+    range: XeSvmRange
+    """What it found."""
 
 
 class SvmFault:
@@ -41,16 +55,21 @@ class SvmFault:
         self.engine = svm.engine
         self.vma = vma
         self.fault = fault
-        self.devmem_only = svm.needs_vram(fault.access)
+        self.devmem_only = svm.needs_vram(fault.access, vma.attr.atomic_access)
         self.tries = DEVMEM_ONLY_TRIES if self.devmem_only else 1
         """Migrations left."""
-        self.timeslice_ns = ATOMIC_TIMESLICE_NS if self.devmem_only else 0
+        self.timeslice_ns = self.first_timeslice()
         self._last: tuple[XeSvmRange, str, int] | None = None
         """Range, error and sequence of the last failed get_pages."""
+
+    def first_timeslice(self) -> int:
+        """SVM-R10: pages the device insists on stay for a while, or the CPU has them back at once (SVM-B08); ns."""
+        return ATOMIC_TIMESLICE_NS if self.devmem_only else 0
 
     async def run(self) -> None:
         """Until the fault is served.  -EACCES, -EAGAIN (look the GPU VMA up again), errors of F1, F3, F6, F8."""
         self.vm.assert_locked()
+        self.vm.device.count_stat("svm_pagefault_count")
         while not await self._attempt():
             pass
 
@@ -60,10 +79,12 @@ class SvmFault:
         target = self._target()
         ctx = self._ctx(target)
         range_ = await self._find(ctx)
+        self._count(range_, "pagefault")
         if self.devmem_only and not range_.flags.migrate_devmem:
-            raise EACCES  # F4
+            return self.refuse_atomic()
         if self._is_served(range_, target):
             self.engine.count("gpu.fault.valid")
+            self._count(range_, "valid_pagefault")
             return True
         if not await self._migrate(range_, ctx, target):
             return False
@@ -71,6 +92,12 @@ class SvmFault:
         if mapped is not None:
             return mapped
         return await self._bind(range_, target)
+
+    def _count(self, range_: XeSvmRange, what: str) -> None:
+        """svm_4K_pagefault_count and its like: once per attempt, by the size of the range."""
+        kilobytes = range_.npages << (PAGE_SHIFT - 10)
+        size = f"{kilobytes >> 10}M" if kilobytes >= 1024 else f"{kilobytes}K"
+        self.vm.device.count_stat(f"svm_{size}_{what}_count")
 
     async def collect_garbage(self) -> None:
         """F1, SVM-R04: ranges of memory that is gone must not be found again (RULE-17, SVM-B42)."""
@@ -81,7 +108,7 @@ class SvmFault:
         return self.vm.device.pagemap if self.devmem_only else self.vma.preferred_pagemap(self.vm.device)
 
     def _ctx(self, target: DrmPagemap | None) -> GpusvmCtx:
-        """F2: SVM-R55: without a target the owner is None, which pulls the pages home."""
+        """F2: SVM-R55: without a target the owner is None, which pulls the pages home (SVM-B16)."""
         return GpusvmCtx(
             device_private_page_owner=self.vm.owner if target is not None else None,
             check_pages_threshold=self.vm.check_pages_threshold,
@@ -97,17 +124,27 @@ class SvmFault:
         vpn = max(self.fault.vpn, vma.start)
         range_ = await self.svm.gpusvm.range_find_or_insert(vpn, vma.start, vma.end, ctx)
         assert isinstance(range_, XeSvmRange)
+        if self.engine.listeners:
+            self.engine.emit(RangeFound(self.fault, range_))
         return range_
 
     def _is_served(self, range_: XeSvmRange, target: DrmPagemap | None) -> bool:
         """F5, SVM-R27: somebody bound it already.  Read without a lock: a stale yes only faults again."""
         if not range_.has_valid_mapping:
             return False
-        if self.devmem_only and range_.pages.dpagemap is not target:
+        if not self.is_in_place(range_, target):
             return False
         if self.svm.gpusvm.notifier_lock.holders():
             self.engine.count("SVM-R27")
         return not self._must_upgrade(range_)
+
+    def is_in_place(self, range_: XeSvmRange, target: DrmPagemap | None) -> bool:
+        """SVM-R10: for an atomic that insists on device memory it is not enough to be bound (SVM-B09)."""
+        return not self.devmem_only or range_.pages.dpagemap is target
+
+    def refuse_atomic(self) -> bool:
+        """F4, SVM-R53: memory that cannot migrate will never do; to say it was served brings it back (SVM-B32)."""
+        raise EACCES
 
     def _must_upgrade(self, range_: XeSvmRange) -> bool:
         return self.vm.write_bit.must_upgrade(range_, self.fault.vpn, self.fault.access)
@@ -116,10 +153,10 @@ class SvmFault:
 
     async def _migrate(self, range_: XeSvmRange, ctx: GpusvmCtx, target: DrmPagemap | None) -> bool:
         """F6: bring the range to the target if it is not there; False starts again without migrating."""
-        self.tries -= 1
+        self.tries = max(self.tries - 1, -1)  # what is below says nothing more, and a retry is in the same state
         if self.tries < 0 or target is None or not range_.flags.migrate_devmem:
             return True
-        if range_.pages.dpagemap is target:
+        if range_.pages.dpagemap is target or self.is_too_small(range_):
             return True
         self.timeslice_ns <<= 1
         self.engine.count("migrate.attempt")
@@ -133,6 +170,10 @@ class SvmFault:
                 return True
             raise
         return True
+
+    def is_too_small(self, range_: XeSvmRange) -> bool:
+        """Where device memory comes in 64 KiB, a range below that, and only below, stays (SVM-B12)."""
+        return self.vm.device.needs_64k and range_.npages < PAGES_64K
 
     # -- F7 --------------------------------------------------------------------------
 
@@ -194,7 +235,7 @@ async def handle_pagefault(svm: XeSvm, vma: XeVma, fault: PageFault) -> None:
     """xe_svm_handle_pagefault: the outer loop; -EAGAIN means the GPU VMA was replaced (SVM-R24).  -EINVAL."""
     while True:
         try:
-            await SvmFault(svm, vma, fault).run()
+            await svm.engine.parts.of(SvmFault)(svm, vma, fault).run()
             return
         except EAGAIN:
             svm.engine.count("SVM-R24")

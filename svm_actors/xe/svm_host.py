@@ -89,6 +89,9 @@ class SvmHost(Protocol):
     def assert_locked(self) -> None:
         """vm->lock is held for write."""
 
+    def alive(self, doing: str) -> None:
+        """Raise when it was freed."""
+
     def get(self) -> None:
         """Take a reference."""
 

@@ -11,9 +11,8 @@ A timer, where there is one, completes what is overdue with -ETIME.  A reset of 
 translations, so it completes everything without an error, and acknowledgements that come late are past
 (VMB-R26).
 
-Simplified: the requests have no maximal length (a widening is the hardware's, see
-:mod:`svm_actors.gpu.tlb_inval`), and there is no timer unless one is asked for, since the hardware loses
-no message by itself.
+Simplified: a widening is the hardware's, see :mod:`svm_actors.gpu.tlb_inval`, and there is no timer unless
+one is asked for, since the hardware loses no message by itself.
 """
 
 from __future__ import annotations
@@ -34,6 +33,12 @@ from svm_actors.mm.constants import TASK_PAGES
 
 SEQNO_MAX: Final = 0x100000
 """Numbers are below this; it also stands for "part of a longer flush"."""
+
+LONGEST: Final = 1 << 34
+"""Pages one message can name; what a whole address space has, no message can."""
+
+ADDRESS_SPACE: Final = 1 << 36
+"""All pages there are."""
 
 TIMEOUT_NS: Final = 250_000_000
 """What the driver gives a flush, without the estimate for the transport."""
@@ -98,11 +103,15 @@ class XeTlbInval:
         async with self.seqno_lock:
             fence = self.prepare()
             try:
-                await self.send(InvalidateTlb(asid, start, end), fence)
+                await self.send(InvalidateTlb(asid, *self.span(start, end)), fence)
             except KernelError as error:
                 await self.send_failed(fence, error)
         self.engine.count("gpu.tlb_inval")
         return fence
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """VMB-B26: what is longer than a message can say is a full flush."""
+        return (0, ADDRESS_SPACE) if end - start > LONGEST else (start, end)
 
     def prepare(self) -> TlbFence:
         """The next number, pending from here on: the acknowledgement may come before the send returns."""
@@ -126,8 +135,8 @@ class XeTlbInval:
         return lambda _done: self.done(seqno)
 
     async def send_failed(self, fence: TlbFence, error: KernelError) -> None:
-        """Always signaled (VMB-B27).  That a reset is going on, or the device is given up, is no error: neither
-        leaves translations behind."""
+        """Always signaled (VMB-B27, FEN-B23).  A reset under way, or a device given up, is no error: neither leaves
+        translations behind."""
         async with self.pending_lock:
             if self.pending.pop(fence.seqno, None) is not None:
                 self.complete(fence, None if isinstance(error, ECANCELED | ENOTRECOVERABLE) else error)
@@ -147,7 +156,7 @@ class XeTlbInval:
             self.stats.past += 1
             self.engine.count("VMB-R26")
             return
-        self.seqno_recv = seqno
+        self.receive(seqno)
         for number in [*self.pending]:
             if not seqno_past(seqno, number):
                 break
@@ -157,6 +166,13 @@ class XeTlbInval:
                 self.engine.count("VMB-R27")
             self.complete(fence, None)
         self._restart_timer()
+
+    def receive(self, seqno: int) -> None:
+        """INV-VMB-12: what was acknowledged stays so."""
+        if not seqno_past(seqno, self.seqno_recv):
+            text = f"{self.name} goes back from {self.seqno_recv} to {seqno}"
+            raise PropertyFailed("tlb", "INV-VMB-12", text)
+        self.seqno_recv = seqno
 
     def is_past(self, seqno: int) -> bool:
         """VMB-R26: acknowledged before, or given up by a timeout or a reset."""

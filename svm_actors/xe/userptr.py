@@ -154,7 +154,7 @@ class Userptr:
         self.engine.count("userptr.pin")
 
     def ctx(self) -> GpusvmCtx:
-        """No owner: device pages come home."""
+        """SVM-R55: no owner, so device pages come home: jobs with a fence cannot fault on them (SVM-B18)."""
         return GpusvmCtx(read_only=self.read_only)
 
     def stale(self) -> bool:
@@ -179,12 +179,16 @@ class Userptr:
     # -- the end -----------------------------------------------------------------------------
 
     def unlink(self) -> None:
-        """VMB-R15: off the lists, under vm.lock for write; its vma is DESTROYED, so it does not come back."""
+        """VMB-R15: off the list, under vm.lock for write; its vma is DESTROYED, so it does not come back.
+
+        Whoever pins empties the repin list before vm.lock is let go of, whatever happens (VMB-B07).
+        """
         owner = self.owner
         if not owner.vm.lock.held_for_write() and not self.engine.closing:
             raise EngineError(f"{self.name} leaves its lists without {owner.vm.lock.name} held for write")
         owner.invalidated.pop(self, None)
-        owner.repin.pop(self, None)
+        if self in owner.repin:
+            raise PropertyFailed("lifetime", "VMB-R15", f"{self.name} is destroyed while it is on the repin list")
 
     def revive(self) -> None:
         """The operation that took its vma out was undone; an invalidation meanwhile did not list it (VMB-R16)."""
@@ -193,15 +197,18 @@ class Userptr:
             self.owner.invalidated[self] = None
 
     async def remove(self) -> None:
-        """The subscription first, so that no callback runs; then the pages.  After the unbind fence."""
+        """xe_userptr_remove: the pages are unmapped first, while their changes are still told; after the unbind fence.
+
+        The other way round a page could be freed in between that the device still reaches (SVM-R29, RULE-18, SVM-B59).
+        """
         owner = self.owner
         if not self.subscribed:
             return
+        await owner.pages.free_pages(self.pages)
         await owner.core.call(IntervalNotifierRemove(self.notifier))
         self.subscribed = False
         if self in owner.invalidated or self in owner.repin:
             raise PropertyFailed("lifetime", "VMB-R15", f"{self.name} is freed while it is on a list of its VM")
-        await owner.pages.free_pages(self.pages)
         del owner.live[self]
 
     # -- the notifier ------------------------------------------------------------------------
@@ -234,7 +241,7 @@ class Userptr:
             self.owner.invalidated[self] = None
 
     def claim_finish(self) -> bool:
-        """VMB-R18: one second pass at a time; a second notifier does its own work in its first."""
+        """VMB-R18, SVM-R30: one second pass at a time; a second notifier does its own work in its first."""
         if self.finish_in_use:
             self.engine.count("VMB-R18")
             return False
@@ -243,11 +250,20 @@ class Userptr:
 
     async def finish(self) -> None:
         """Pass 2."""
+        self.owns_finish()
         await self.complete()
         self.finish_in_use = False
 
+    def owns_finish(self) -> None:
+        """VMB-R18: raise when two invalidations share what there is one of."""
+        if not self.finish_in_use:
+            raise PropertyFailed("lifetime", "VMB-R18", f"the second pass of {self.name} is run twice")
+
     async def complete(self) -> None:
-        """Wait until no job can use the pages, then take them from the device too (VMB-B10)."""
+        """Wait until no job can use the pages, then take them from the device too (VMB-B10).
+
+        Nothing else under notifier_lock: whoever locks a page may be waiting for notifiers (VMB-B09).
+        """
         owner = self.owner
         await self.wait_for_jobs()
         async with owner.vm.notifier_lock.writing():
@@ -277,7 +293,7 @@ class VmUserptr:
         self.core = device.core
         self.gpu = device.gpu
         self.tlb_inval = device.tlb_inval
-        self.pages = UserptrPages(
+        self.pages = vm.engine.parts.of(UserptrPages)(
             vm.engine, vm.name, device.core, vm.mm, driver_lock=vm.lock, notifier_lock=vm.notifier_lock
         )
         self.invalidated: dict[Userptr, None] = {}
@@ -348,20 +364,21 @@ class VmUserptr:
             self.repin.clear()
 
     async def give_up(self, userptr: Userptr) -> None:
-        """-EFAULT: the process has unmapped it, which is its own affair; no job may find entries there.
-
-        An earlier pass may have put the vma on the rebind list; there are no pages to bind (VMB-B08).
-        """
+        """-EFAULT: the process has unmapped it, which is its own affair; no job may find entries there."""
         del self.repin[userptr]
         self.engine.count("userptr.efault")
         vm = self.vm
         await vm.resv_dma.lock()
         if userptr.vma is not None:
-            vm.rebind_list.pop(userptr.vma, None)
+            self.forget_rebind(userptr.vma)
             await vm.resv_dma.wait(Usage.BOOKKEEP)
             async with vm.notifier_lock.reading():
                 await self._zap(userptr.vma)
         vm.resv_dma.unlock()
+
+    def forget_rebind(self, vma: UserptrVma) -> None:
+        """VMB-B08: an earlier pass may have put it on the rebind list; there are no pages to bind."""
+        self.vm.rebind_list.pop(vma, None)
 
     async def _zap(self, vma: UserptrVma) -> None:
         """xe_vm_invalidate_vma."""
@@ -383,7 +400,7 @@ class VmUserptr:
 def new_userptr(vm: UserptrHost, start: int, npages: int, *, read_only: bool = False) -> Userptr:
     """User memory from page ``start`` of the VM's process, not attached yet.  -EINVAL when there is no process."""
     if vm.userptr is None:
-        vm.userptr = VmUserptr(vm)
+        vm.userptr = vm.engine.parts.of(VmUserptr)(vm)
     lists = vm.userptr
     assert isinstance(lists, VmUserptr)
     kind: type[Userptr] = vm.device.engine.parts.of(lists.userptr_class)

@@ -80,7 +80,7 @@ class XeVm:
         self.lock = RwSem(engine, f"{self.name}.lock", "vm_lock")
         self.resv = VmResv(engine, self.name)
         self.page_table = GpuPageTable(f"{self.name}.pt")
-        self.write_bit = POLICIES[config.write_bit]
+        self.write_bit = engine.parts.of(type(POLICIES[config.write_bit]))()
         self.size = TASK_PAGES
         """Pages of the address space; 0 once closed."""
         self.refs = 1
@@ -133,7 +133,7 @@ class XeVm:
         )
         check_config(config)
         await device.engine.step("alloc", device, "vm")
-        vm = cls(device, mm, device.new_asid(), config)
+        vm = device.engine.parts.of(cls)(device, mm, device.new_asid(), config)
         device.pagemap.get()
         device.add_vm(vm)
         vm.svm.gpusvm.start()
@@ -158,9 +158,13 @@ class XeVm:
 
     def get(self) -> None:
         """xe_vm_get."""
-        if self.refs <= 0:
-            raise PropertyFailed("lifetime", "SVM-R47", f"reference taken on {self.name}, which is freed")
+        self.alive("a reference is taken on")
         self.refs += 1
+
+    def alive(self, doing: str) -> None:
+        """Raise when it was freed."""
+        if self.refs <= 0:
+            raise PropertyFailed("lifetime", "SVM-R47", f"{doing} {self.name}, which is freed")
 
     def put(self) -> None:
         """xe_vm_put; freeing never sleeps here, a worker does the rest in the kernel."""

@@ -121,7 +121,7 @@ async def _vm_bind(vm: XeBindVm, ops: Sequence[BindOp], queue: BindQueue | None,
         vm.check_open()
         parsed = SyncList.parse(syncs, lr=vm.lr)
         try:
-            ioctl = vm.ioctl_class(vm, queue or vm.default_queue, parsed)
+            ioctl = vm.engine.parts.of(vm.ioctl_class)(vm, queue or vm.default_queue, parsed)
             await ioctl.run(ops)
         finally:
             parsed.cleanup()
@@ -179,8 +179,7 @@ class Ioctl:
             return
         self.array = len(ops) > 1
         try:
-            for op in ops:
-                await self.parse(op)
+            await self.parse_all(ops)
             await validating(self.vm.device.region.vram, self.execute)
         except KernelError:
             self.engine.count("bind.unwound")
@@ -194,6 +193,11 @@ class Ioctl:
         self._install(self.queue.last_fences())
 
     # -- the tree ----------------------------------------------------------------------------
+
+    async def parse_all(self, ops: Sequence[BindOp]) -> None:
+        """VMB-R29: one after the other, as each must find the tree as the one before has left it."""
+        for op in ops:
+            await self.parse(op)
 
     async def parse(self, op: BindOp) -> None:
         """vm_bind_ioctl_ops_create and parse, for one of the array."""
@@ -257,14 +261,14 @@ class Ioctl:
     async def execute(self) -> None:
         """vm_bind_ioctl_ops_execute: lock everything, make it resident, update, publish."""
         vm = self.vm
-        with DrmExec(
+        with self.engine.parts.of(DrmExec)(
             self.engine, f"{vm.name}.bind", ignore_duplicates=True, memory=vm.memory, inject=vm.inject_contention
         ) as exec_:
             await exec_.until_all_locked(self._lock_and_prep)
             self.check_user_fences()
             if self.vm.lr:
                 await add_preempt_fences(self.vm, exec_)
-            bind = PtBind(self.vm, self.queue, self.bind_ops.ops, self.syncs.in_fences)
+            bind = self.engine.parts.of(PtBind)(self.vm, self.queue, self.bind_ops.ops, self.syncs.in_fences)
             fences = await bind.run(exec_)
             await self._fini(fences)
 
@@ -289,7 +293,11 @@ class Ioctl:
         """Make resident what the operation will write entries of."""
         for vma in (op.vma, *op.new_vmas()):
             if vma.bo is not None:
-                await vma.bo.validate(exec_, evict_own=not self.array)
+                await vma.bo.validate(exec_, evict_own=self.may_evict_own())
+
+    def may_evict_own(self) -> bool:
+        """VMB-B16: not in an array, where the victim may be what was made resident a moment ago."""
+        return not self.array
 
     def check_user_fences(self) -> None:
         """-EBUSY: what goes away has a user fence that is still to be written (VMB-R28)."""

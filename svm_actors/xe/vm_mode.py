@@ -64,7 +64,7 @@ class XeBindVm:
         self.lock = RwSem(engine, f"{self.name}.lock", "vm_lock")
         self.notifier_lock = self.new_notifier_lock()
         """Read by whoever publishes a fence after a last look at user memory, write by notifiers (VMB-R01)."""
-        self.resv_dma = DmaResv(engine, self.name)
+        self.resv_dma = engine.parts.of(DmaResv)(engine, self.name)
         self.r_obj = DrmGemObject(engine, f"{self.name}.resv", self.resv_dma)
         """Lends the reservation to the gpuvm and to local objects."""
         self.gpuvm = device.engine.parts.of(DrmGpuvm)(
@@ -78,7 +78,7 @@ class XeBindVm:
         self.r_obj.put_now()
         self.gpuvm.driver_set_lock(self.lock)
         self.page_table = GpuPageTable(f"{self.name}.pt")
-        self.pt_tree = PtTree(engine, self.name)
+        self.pt_tree = device.engine.parts.of(PtTree)(engine, self.name)
         self.range_fences = device.engine.parts.of(RangeFenceTree)(engine, self.name)
         self.rebind_list: dict[XeBindVma, None] = {}
         """Vmas whose entries must be written again before the next job; protected by ``resv_dma``."""
@@ -94,6 +94,8 @@ class XeBindVm:
         """An operation failed half way: binds answer -ENOENT, execs -ECANCELED."""
         self.tlb_flush_seqno = 0
         """Grows with every rewrite of entries in use."""
+        self.freed = False
+        """The struct itself is gone."""
         self.live_vmas = 0
         """Vmas whose memory is not freed."""
         self.memory: FenceMemory | None = None
@@ -113,7 +115,8 @@ class XeBindVm:
         if mode not in ("dma_fence", "lr"):
             raise EINVAL
         await device.engine.step("alloc", device, "vm")
-        vm = cls(device, mm, device.new_asid(), "lr" if mode == "lr" else "dma_fence")
+        kind = device.engine.parts.of(cls)
+        vm = kind(device, mm, device.new_asid(), "lr" if mode == "lr" else "dma_fence")
         if scratch:
             use_scratch(vm.page_table)
         device.add_bind_vm(vm)
@@ -169,7 +172,7 @@ class XeBindVm:
         """A bind queue: binds on one end in order, binds on different ones do not.  -ENOENT once closed."""
         if not self.size:
             raise ENOENT
-        queue = BindQueue(self, f"{self.name}.bind{len(self.bind_queues)}")
+        queue = self.engine.parts.of(BindQueue)(self, f"{self.name}.bind{len(self.bind_queues)}")
         self.bind_queues.append(queue)
         return queue
 
@@ -202,7 +205,7 @@ class XeBindVm:
         vm_bo.evicted = False
 
     def destroy_on(self, vma: XeBindVma, fence: Fence | None) -> None:
-        """xe_vma_destroy: a worker frees it once the fence has signaled."""
+        """xe_vma_destroy, VMB-R14: a worker frees it once the fence has signaled."""
         work = Work(self.engine, f"{vma.name}.destroy", lambda: vma.destroy_late(fence))
         if fence is None or fence.is_signaled():
             self.destroy_wq.queue_work(work)
@@ -225,12 +228,11 @@ class XeBindVm:
         for bind_queue in self.bind_queues:
             await bind_queue.kill()
         async with self.lock.writing():
-            await self.remove_vmas()
-            self.free_page_tables()
+            await self.take_apart()
             await self.fini_svm()
         await self.engine.step("write", self.device, "asid")
-        del self.device.bind_vms[self.asid]
-        await self.gpuvm.put()
+        self.erase_asid()
+        await self.drop_creator()
 
     async def _close(self) -> None:
         """The closed mark; then nothing is reachable any more (VMB-B28)."""
@@ -246,7 +248,7 @@ class XeBindVm:
         await self.clear_root()
 
     async def clear_root(self) -> None:
-        """Nothing pending, no entry, no translation."""
+        """VMB-B28: nothing pending, no entry, no translation; what is destroyed only later cannot be reached."""
         await self.resv_dma.wait(Usage.BOOKKEEP)
         await self.engine.step("pte_write", self.page_table)
         self.page_table.clear_range(0, VM_PAGES)
@@ -263,8 +265,13 @@ class XeBindVm:
     async def fini_svm(self) -> None:
         """Fault mode only: the end of the gpusvm, after the page tables; vm.lock for write."""
 
-    async def remove_vmas(self) -> None:
-        """VMB-R25: external ones are contested: an eviction that holds the object's lock may be walking them."""
+    async def take_apart(self) -> None:
+        """VMB-R25: page tables go when no eviction can find a mapping any more (VMB-B04)."""
+        await self.unlink_contested(await self.remove_vmas())
+        self.free_page_tables()
+
+    async def remove_vmas(self) -> list[XeBindVma]:
+        """Answers external ones, which are contested: an eviction that holds the object's lock may be walking them."""
         contested: list[XeBindVma] = []
         await self.resv_dma.lock()
         for vma in self.vmas():
@@ -276,6 +283,10 @@ class XeBindVm:
                 await self.gpuvm.va_unlink(vma)
                 self.destroy_on(vma, None)
         self.resv_dma.unlock()
+        return contested
+
+    async def unlink_contested(self, contested: list[XeBindVma]) -> None:
+        """VMB-R25: each with its object's reservation, which an eviction may hold."""
         for vma in contested:
             assert vma.obj is not None
             if vma.obj.resv.is_locked():
@@ -291,7 +302,7 @@ class XeBindVm:
     async def _unlink_locked(self, vma: XeBindVma) -> None:
         obj = vma.obj
         assert obj is not None
-        with DrmExec(self.engine, f"{self.name}.unlink", ignore_duplicates=True) as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.unlink", ignore_duplicates=True) as exec_:
 
             async def body(exec_: DrmExec) -> None:
                 await exec_.lock_obj(self.r_obj)
@@ -307,15 +318,30 @@ class XeBindVm:
             vma.userptr.unlink()
 
     def free_page_tables(self) -> None:
-        """VMB-R25: the last thing, when no eviction can find a vma any more."""
+        """The last thing, when no eviction can find a vma any more; not twice."""
         if any(self.vmas()):
             raise PropertyFailed("lifetime", "VMB-R25", f"page tables of {self.name} are freed while vmas are left")
         self.device.gpu.detach_vm(self.asid)
         self.pt_tree.free()
         self.range_fences.fini()
 
+    def erase_asid(self) -> None:
+        """VMB-R24, VMB-B19: while the creator's reference is there, so a fault finds a VM that lives, or none."""
+        del self.device.bind_vms[self.asid]
+
+    async def drop_creator(self) -> None:
+        """VMB-B33: one reference of many; vmas and gpu_vm_bos that are still there keep the VM."""
+        await self.gpuvm.put()
+
+    def alive(self, doing: str) -> None:
+        """Raise when it was freed (INV-VMB-07)."""
+        if self.freed:
+            raise PropertyFailed("lifetime", "INV-VMB-07", f"{doing} {self.name}, which is freed")
+
     def _freed(self, _gpuvm: DrmGpuvm) -> None:
         """The last reference is gone."""
+        self.alive("somebody frees")
+        self.freed = True
         self.device.live_vms -= 1
 
     def __repr__(self) -> str:

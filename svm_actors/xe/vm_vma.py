@@ -3,7 +3,7 @@
 A VM that mirrors everything is born with one of them; a VM filled with VM_BIND has one inside each
 :class:`~svm_actors.xe.bind_vma.XeBindVma` that was mapped with CPU_ADDR_MIRROR.
 
-Simplified: of the madvise attributes only the preferred location.
+Both have attributes; only the second kind can be advised on (:mod:`svm_actors.xe.madvise`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+
+from svm_actors.xe.vm_attr import DEFAULT_ATTR, VmaAttr
 
 if TYPE_CHECKING:
     from svm_actors.drm.pagemap import DrmPagemap
@@ -29,6 +31,8 @@ class XeVma:
     """The GPU may only read."""
     preferred_loc: str = "vram"
     """``vram`` (DEFAULT_DEVICE: the memory of the faulting device) or ``system`` (DEFAULT_SYSTEM)."""
+    attr: VmaAttr = DEFAULT_ATTR
+    """The other attributes."""
 
     def part(self, start: int, end: int) -> XeVma:
         """What stays of it, with its attributes."""

@@ -29,16 +29,17 @@ Scenario = Callable[[World], Coroutine[Any, Any, None]]
 
 def hold(scenario: Scenario, schedules: int = SCHEDULES, **config: Any) -> list[Run]:
     """The default schedule and random ones, with every oracle and the leak count; answers the runs."""
-    runs = []
-    for seed in range(schedules + 1):
-        strategy = "random" if seed else "fifo"
-        result = run_world(
-            scenario, seed=seed, strategy=strategy, config=Config(**config), backend="direct", digest=False
-        )
-        assert result.failure is None, f"{strategy} {seed}: {result.failure}"
-        runs.append(result)
+    runs = [hold_once(scenario, seed, **config) for seed in range(schedules + 1)]
     note_schedules(schedules)
     return runs
+
+
+def hold_once(scenario: Scenario, seed: int, **config: Any) -> Run:
+    """One schedule: the default one for seed 0, else a random one."""
+    strategy = "random" if seed else "fifo"
+    result = run_world(scenario, seed=seed, strategy=strategy, config=Config(**config), backend="direct", digest=False)
+    assert result.failure is None, f"{strategy} {seed}: {result.failure}"
+    return result
 
 
 class Bench:

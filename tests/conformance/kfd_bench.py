@@ -80,7 +80,7 @@ class Svm:
     def mapped(self, addr: int, npages: int) -> str:
         """Where the GPU's entries lead: ``none``, ``system``, ``vram``, or ``mixed``."""
         table, first = self.vm.vm.page_table, addr // PAGE
-        found = sorted({_place(table.get(page)) for page in range(first, first + npages)})
+        found = sorted({place_of(table.get(page)) for page in range(first, first + npages)})
         return found[0] if len(found) == 1 else "mixed"
 
     def registered(self) -> list[tuple[int, int, str]]:
@@ -107,7 +107,7 @@ class Svm:
         return int(self.world.gpu().gpu.fault_queue.statistics()["faults"])
 
 
-def _place(entry: Any) -> str:
+def place_of(entry: Any) -> str:
     if entry is None:
         return "none"
     return "vram" if entry.dma.proto is Proto.VRAM else "system"

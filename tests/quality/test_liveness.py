@@ -241,3 +241,26 @@ def test_an_unfair_schedule_proves_nothing() -> None:
     assert result.failure is not None
     assert result.failure.kind == "budget"
     assert judge(lambda chooser: run(waiting, chooser=chooser, backend="direct"), (), "0") is None
+
+
+# -- a fault that is retried for ever (SVM-S01) -----------------------------------------------------
+
+
+def test_a_fault_on_half_a_range_that_lost_its_permission_goes_round() -> None:
+    """The retry loop is in a worker that the scenario did not start; the requests it makes are numbered anew."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        vm = await world.gpu().create_vm(process, placement="system", chunk_pages=(2, 1))
+        addr = await process.mmap(2 * PAGE, addr=0x1_0000_0000, fixed=True)
+        await process.write(addr, b"a")
+        await process.write(addr + PAGE, b"b")
+        await vm.store(addr, b"y")
+        await process.mprotect(addr + PAGE, PAGE, "r")
+        await vm.store(addr, b"z")
+
+    failure = make(scenario).failure
+    assert failure is not None
+    assert failure.kind == "livelock"
+    assert "retry loop SVM-S01, gpu.retry.get_pages.EPERM" in failure.message
+    assert "gpu0.pagefault1/HmmRangeFaultUnlocked" in failure.message

@@ -1,8 +1,8 @@
-"""Every bug planted in the SVM path shrinks to a handful of operations and to no choice that is not needed.
+"""Planted bugs shrink to a handful of operations and to no choice that is not needed.
 
 The goal: at most six scenario operations, and at most three context switches that are not necessary.  What is asked
-for here is that and a little more, as measured; failing seeds are looked for, not written down, so that a change of
-the model that moves them is no failure of this test.
+for here is more, as measured; failing seeds are looked for, not written down, so that a change of the model that
+moves them is no failure of this test.  The table of all bugs, found as a campaign finds them, is docs/shrinking.md.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import pytest
 
 from svm_actors.explore.run import Run, replay, run
 from svm_actors.explore.shrink import shrink
+from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.targets import subject_named
 
-OPERATIONS = 6
-UNNECESSARY = 3
+FOUND = ("property", "deadlock")
 
 
 @attrs.frozen
@@ -24,6 +24,8 @@ class Sample:
 
     bug: str
     target: str
+    operations: int
+    """Operations that are left at most; as measured."""
     choices: int
     """Schedule choices that its shrunk failure may need at most; measured, and some room."""
     within: int = 150
@@ -31,12 +33,13 @@ class Sample:
 
 
 SAMPLES = (
-    Sample("SVM-B37", "unmap@0", 8),
-    Sample("SVM-B41", "dontneed@0", 2),
-    Sample("SVM-B41", "eviction@0", 2),
-    Sample("SVM-B50", "random-tight@0", 2),
-    Sample("SVM-S08", "wide@0", 6),
-    Sample("PGM-B36", "mremap-eviction@0", 6),
+    Sample("SVM-B37", "unmap@0", 4, 4),
+    Sample("SVM-B41", "dontneed@0", 3, 2),
+    Sample("SVM-B41", "eviction@0", 3, 2),
+    Sample("SVM-B50", "random-tight@0", 3, 2),
+    Sample("SVM-S08", "wide@0", 4, 20),
+    Sample("PGM-B36", "mremap-eviction@0", 5, 4),
+    Sample("FEN-B09", "bind@10", 3, 4),
 )
 
 
@@ -46,7 +49,7 @@ def failing(sample: Sample) -> Run:
         one = run(
             subject, seed=seed, strategy="random", bugs=(sample.bug,), backend="direct", digest=False
         )
-        if one.failure is not None and one.failure.kind == "property":
+        if one.failure is not None and one.failure.kind in FOUND:
             return one
     raise AssertionError(f"{sample.bug} was not found in {sample.within} schedules of {sample.target}")
 
@@ -58,9 +61,9 @@ def test_a_planted_bug_shrinks(sample: Sample) -> None:
     shrunk = shrink(subject, one.token, seconds=None, runs=1500)
     assert shrunk.complete, shrunk.merit[:5]
     assert one.failure is not None
-    assert shrunk.failure.signature == one.failure.signature
-    assert shrunk.merit.operations <= OPERATIONS, shrunk.operations
-    assert len(shrunk.unnecessary) <= UNNECESSARY, shrunk.switches
+    assert FailureClass.of(one.failure).holds(shrunk.failure)
+    assert shrunk.merit.operations <= sample.operations, shrunk.operations
+    assert not shrunk.unnecessary, shrunk.switches
     assert shrunk.merit.deviations <= sample.choices, shrunk.merit[:5]
     again = replay(subject, shrunk.token)
     assert again.failure == shrunk.failure

@@ -233,9 +233,14 @@ class Continuation:
 
 
 def plain_id(task: Task) -> str:
-    """The id without the numbers that count calls: every round makes new ones."""
+    """The id without the numbers that count calls: every round makes new ones.
+
+    The numbers of the scenario's own threads, ``main/cpu.1``, stay: they tell one from the other.
+    """
     parts = task.id.split("/")
-    return "/".join([parts[0], *(part.rpartition(".")[0] or part for part in parts[1:])]) if len(parts) > 2 else task.id
+    if len(parts) == 1 or (len(parts) == 2 and parts[0] == "main"):
+        return task.id
+    return "/".join([parts[0], *(part.rpartition(".")[0] or part for part in parts[1:])])
 
 
 __all__ = ["Caught", "Continuation", "Escaped", "Hunt", "Lasso", "plain_id"]

@@ -17,6 +17,7 @@ from svm_actors.explore.failure import Failure
 from svm_actors.explore.shrink.minimise import SECONDS, STRATEGY, shrink
 from svm_actors.explore.shrink.recording import Case, Recording
 from svm_actors.explore.shrink.result import Shrunk
+from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.shrink.shrinker import Progress
 from svm_actors.explore.strategies.guided import Decision, Guided, Plan
 from svm_actors.explore.subject import Scenario, Subject
@@ -114,7 +115,7 @@ def _additions(shrunk: Shrunk) -> Iterator[Passing]:
 def _try(shrunk: Shrunk, change: Change, one: Decision, chosen: int, plan: Plan) -> Iterator[Passing]:
     again = _run(shrunk, plan)
     failure = again.run.failure
-    if failure is not None and failure.signature == shrunk.failure.signature:
+    if FailureClass.of(shrunk.failure).holds(failure):
         return
     trace = again.run.trace or ()
     yield Passing(

@@ -70,7 +70,7 @@ def join_stretches(shrinker: Shrinker) -> None:
     """(5) and (6): try orders with few switches that can be computed from the best run."""
     best = shrinker.best
     watched = Footsteps(best.plan)
-    if not best.deviations or shrinker.record(best.kept, watched).signature != shrinker.signature:
+    if not best.deviations or not shrinker.anew("join") or not shrinker.fails(shrinker.record(best.kept, watched)):
         return
     before = dependences(watched.path)
     for wanted in (past(before), list(range(len(before)))):

@@ -1,6 +1,7 @@
 """Shrinking a failure: scenario operations, injected faults and schedule deviations together.
 
-The passes are made in turn until a whole round of them finds nothing more, or until time or runs are spent.
+The passes are made in turn, the cheap ones until a whole round of them finds nothing more, then the dear ones; what
+those find is given to the cheap ones again.  It ends when nothing finds anything, or when time or runs are spent.
 """
 
 from __future__ import annotations
@@ -11,10 +12,19 @@ from typing import Final
 import attrs
 
 from svm_actors.explore.run import Run, check_token, replay, token_settings
-from svm_actors.explore.shrink import passes
+from svm_actors.explore.shrink import choices
+from svm_actors.explore.shrink.arguments import lower_arguments
 from svm_actors.explore.shrink.joining import join_stretches
-from svm_actors.explore.shrink.recording import Case
+from svm_actors.explore.shrink.operations import (
+    drop_operations,
+    drop_pairs,
+    search_chunks,
+    search_large,
+    search_smaller_programs,
+)
+from svm_actors.explore.shrink.recording import Case, Recording
 from svm_actors.explore.shrink.result import Needed, Shrunk, draws_of, switches_of
+from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.shrink.shrinker import Enough, NotReproduced, Progress, Shrinker
 from svm_actors.explore.strategies.guided import Guided, Point, Recorder
 from svm_actors.explore.strategies.replay import Replay
@@ -24,18 +34,32 @@ from svm_actors.world import Config
 
 SECONDS: Final = 60.0
 """How long a shrinking may take when nobody says otherwise."""
+SPINNING: Final = 20_000
+"""Steps that no program of a few dozen operations makes unless it spins: enough to tell a spent step budget, and the
+budget of the shrunk run."""
 STRATEGY: Final = "shrunk"
 """What a shrunk token says of where its choices come from."""
+FIRST: Final[tuple[Callable[[Shrinker], None], ...]] = (
+    choices.shortest_prefix,
+    join_stretches,
+    drop_operations,
+    search_large,
+)
+"""Passes that make the program smaller before anything else."""
 ROUND: Final[tuple[Callable[[Shrinker], None], ...]] = (
     join_stretches,
-    passes.drop_operations,
-    passes.reset_choices,
+    drop_operations,
+    choices.reset_choices,
     join_stretches,
-    passes.reset_choices,
-    passes.drop_pairs,
-    passes.lower_choices,
-    passes.defer_preemptions,
+    choices.reset_choices,
+    choices.lower_choices,
+    choices.defer_preemptions,
 )
+"""Passes that make a few runs for each thing they try."""
+SEARCHES: Final[tuple[Callable[[Shrinker], bool], ...]] = (drop_pairs, search_chunks, search_smaller_programs)
+"""Passes that make many; each is made when the ones before find nothing more."""
+LAST: Final[tuple[Callable[[Shrinker], None], ...]] = (lower_arguments, choices.lower_choices)
+"""Passes that make what is left easier to read."""
 
 
 def shrink(
@@ -58,6 +82,7 @@ def shrink(
     check_token(known, subject)
     shrinker = _begin(subject, known, seconds, runs, progress)
     complete = _all_passes(shrinker)
+    shrinker.judge()
     return _result(shrinker, complete)
 
 
@@ -65,13 +90,24 @@ def _begin(
     subject: Subject, known: Token, seconds: float | None, runs: int | None, progress: Progress | None
 ) -> Shrinker:
     """Make the recorded run again and take it as the best so far."""
-    _check_reproduced(replay(subject, known, backend="direct"), known)
+    again = replay(subject, known, backend="direct")
+    _check_reproduced(again, known)
     kept = split_name(subject.name)[1]
     whole = subject if kept is None else subject.keeping(None)
     settings = attrs.evolve(token_settings(known), strategy=STRATEGY)
-    case = Case(whole, settings, known.seed, known.bugs)
-    first = case.record(kept, Recorder(Replay(known.choices, known.arities)))
+    case, first = _first(Case(whole, settings, known.seed, known.bugs), kept, again)
     return Shrinker(case, first, seconds=seconds, runs=runs, progress=progress)
+
+
+def _first(case: Case, kept: frozenset[int] | None, run: Run) -> tuple[Case, Recording]:
+    """The run by name; of one that spins only its beginning, if that spins already."""
+    failure = run.failure
+    if failure is not None and failure.kind == "budget" and case.settings.step_budget > SPINNING:
+        short = attrs.evolve(case, settings=attrs.evolve(case.settings, step_budget=SPINNING))
+        first = short.record(kept, Recorder(Replay(run.tape, run.arity)))
+        if FailureClass.of(failure).holds(first.run.failure):
+            return short, first
+    return case, case.record(kept, Recorder(Replay(run.tape, run.arity)))
 
 
 def _check_reproduced(again: Run, known: Token) -> None:
@@ -88,15 +124,27 @@ def _check_reproduced(again: Run, known: Token) -> None:
 def _all_passes(shrinker: Shrinker) -> bool:
     """Rounds of passes until one finds nothing; False when time or runs were spent before."""
     try:
-        passes.shortest_prefix(shrinker)
+        for each in FIRST:
+            each(shrinker)
         while True:
-            before = shrinker.merit
-            for each in ROUND:
-                each(shrinker)
-            if shrinker.merit == before:
-                return True
+            _rounds(shrinker, ROUND)
+            if not any(search(shrinker) for search in SEARCHES):
+                before = shrinker.merit.operations
+                _rounds(shrinker, LAST)
+                _rounds(shrinker, ROUND)
+                if shrinker.merit.operations == before:
+                    return True
     except Enough:
         return False
+
+
+def _rounds(shrinker: Shrinker, each_round: tuple[Callable[[Shrinker], None], ...]) -> None:
+    """These passes in turn until they find nothing more."""
+    before = None
+    while shrinker.merit != before:
+        before = shrinker.merit
+        for each in each_round:
+            each(shrinker)
 
 
 def _result(shrinker: Shrinker, complete: bool) -> Shrunk:
@@ -129,7 +177,7 @@ def _needed(shrinker: Shrinker) -> Needed:
     try:
         for point in found:
             plan = {at: value for at, value in best.plan.items() if at != point}
-            found[point] = shrinker.record(best.kept, Guided(plan)).signature != shrinker.signature
+            found[point] = not shrinker.fails(shrinker.record(best.kept, Guided(plan)))
     except Enough:
         pass
     return found

@@ -15,9 +15,12 @@ import attrs
 
 from svm_actors.explore.run import execute
 from svm_actors.explore.shrink.recording import Case, Merit, Recording
+from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.strategies.guided import Guided, Plan, Point, Recorder
 from svm_actors.explore.strategies.replay import Replay
 
+JUDGING: Final = 0.1
+"""Share of the time that is kept to find out which of the surviving choices are necessary."""
 SLACK: Final = 2_000
 """Steps that a candidate may make beyond twice those of the best run before it is given up."""
 Progress = Callable[["Shrinker"], None]
@@ -43,23 +46,25 @@ class Shrinker:
         runs: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if first.run.failure is None or first.signature is None:
+        if first.run.failure is None:
             raise NotReproduced(f"{first.run.subject.name} held: there is no failure to shrink")
         self.case = case
         self.first = first
         self.best = first
         self.merit: Merit = first.merit
-        self.signature: str = first.signature
+        self.failure_class = FailureClass.of(first.run.failure)
         self.runs = 0
         """Runs made, confirmations included."""
         self.accepted = 0
         """Candidates accepted."""
-        self.searched: set[frozenset[int]] = set()
-        """Operations for which other schedules were searched in vain."""
+        self.searched: dict[tuple[frozenset[int], tuple[int, ...]], int] = {}
+        """Other schedules tried in vain, by the operations kept and the draws that make the program."""
         self._kind = first.run.failure.kind
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._reserve = 0.0 if seconds is None else JUDGING * seconds
+        self._deadline = None if seconds is None else time.monotonic() + seconds - self._reserve
         self._limit = runs
         self._progress = progress
+        self._asked: set[tuple[str, frozenset[int] | None, int]] = set()
         self._tried: set[tuple[frozenset[int] | None, frozenset[tuple[Point, int | str]]]] = set()
 
     # -- candidates ------------------------------------------------------------------
@@ -80,16 +85,33 @@ class Shrinker:
     def offer(self, kept: frozenset[int] | None, recorder: Recorder) -> bool:
         """Try whatever this chooser does; True when that is the best run now."""
         found = self.record(kept, recorder)
-        if found.signature != self.signature:
+        if not self.fails(found):
             return False
         merit = found.merit
         if merit >= self.merit or not self._confirmed(found):
             return False
-        self.best, self.merit = found, merit
+        assert found.run.failure is not None
+        self.best, self.merit, self.failure_class = found, merit, FailureClass.of(found.run.failure)
         self.accepted += 1
         if self._progress is not None:
             self._progress(self)
         return True
+
+    def fails(self, found: Recording) -> bool:
+        """Whether a run fails the way that is shrunk."""
+        return self.failure_class.holds(found.run.failure)
+
+    def anew(self, what: str, kept: frozenset[int] | None = None) -> bool:
+        """Whether this is asked for the first time since the best run was found."""
+        key = (what, kept, self.accepted)
+        new = key not in self._asked
+        self._asked.add(key)
+        return new
+
+    def judge(self) -> None:
+        """Nothing more is tried; the time kept for judging what is left may be spent."""
+        if self._deadline is not None:
+            self._deadline, self._reserve = self._deadline + self._reserve, 0.0
 
     def record(self, kept: frozenset[int] | None, recorder: Recorder) -> Recording:
         """One run.  Raises Enough when there may be no more."""
@@ -114,7 +136,7 @@ class Shrinker:
         again = execute(
             run.subject, self.case.settings, chooser, run.seed, run.bugs, "direct", record=False, digest=False
         )
-        return again.failure is not None and again.failure.signature == self.signature
+        return self.failure_class.holds(again.failure)
 
     def _spend(self) -> None:
         if self._limit is not None and self.runs >= self._limit:

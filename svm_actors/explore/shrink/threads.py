@@ -8,20 +8,23 @@ decides nothing.  That finds a failure again in a smaller program (exploration d
 have other names than in the program that failed.
 
 Change points are drawn among the steps at which more than one *thread* can go on; with ``at`` only among those whose
-thread is about to do one of these ops, as the best run was when it was preempted.
+thread is about to do one of these ops, as threads of the best run were when they were preempted.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
 from svm_actors.engine.op import render
 from svm_actors.engine.task import Task, Thread
+from svm_actors.explore.strategies.guided import Handover, delivers
 
-RECEIVE: Final = "receive"
-_DIGITS: Final = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
+SKIPPED: Final = (0, 0, 0, 0, 1, 1, 2, 3)
+"""How many times a handover that is due may be put off."""
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 class ThreadPct:
@@ -44,7 +47,8 @@ class ThreadPct:
         """Low priority by the counted step at which it is given."""
         self._at = at
         self._eager = eager
-        self._counted = 0
+        self.counted = 0
+        """Steps counted so far: what the horizon of the next run should be."""
         self._priorities: dict[Thread, float] = {}
 
     def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
@@ -54,17 +58,23 @@ class ThreadPct:
                 if delivers(task):
                     return index
         best = self._best(running, candidates)
-        if self._contested(candidates) and (self._at is None or plain(render(candidates[best].op)) in self._at):
-            self._counted += 1
-            low = self._changes.get(self._counted)
-            if low is not None:
-                self._priorities[candidates[best].thread] = -low
-                best = self._best(running, candidates)
+        if self._contested(candidates) and self._changed(candidates, candidates[best]):
+            best = self._best(running, candidates)
         return best
 
     def data(self, count: int, label: str) -> int:
         """Any value, each as likely."""
         return int(self._random.random() * count)
+
+    def _changed(self, candidates: list[Task], best: Task) -> bool:
+        """Count the step; True when the thread about to run has lost its priority."""
+        if self._at is not None and plain(render(best.op)) not in self._at:
+            return False
+        self.counted += 1
+        low = self._changes.get(self.counted)
+        if low is not None:
+            self._priorities[best.thread] = -low
+        return low is not None
 
     def _contested(self, candidates: list[Task]) -> bool:
         first = candidates[0].thread
@@ -82,11 +92,39 @@ class ThreadPct:
         return rank
 
 
-def delivers(task: Task) -> bool:
-    """Whether it is an actor's loop that is about to take a message."""
-    return task.daemon and task.op[0] == RECEIVE
+class Handovers(ThreadPct):
+    """The preemptions of another run's threads, in their order, each a few times later than it could be.
+
+    One is due when its thread is about to do what it was about to do then; thread and op are told by their names
+    without numbers.  The thread then has the lowest priority and the other one the highest.
+    """
+
+    name = "handovers"
+
+    def __init__(self, seed: int | str, handovers: Sequence[Handover], *, eager: bool = True) -> None:
+        super().__init__(seed, 1, 1, eager=eager)
+        self._due = [Handover(plain(one.thread), plain(one.op), plain(one.other)) for one in reversed(handovers)]
+        self._skipped = [self._random.choice(SKIPPED) for _ in self._due]
+
+    def _changed(self, candidates: list[Task], best: Task) -> bool:
+        if not self._due or not self._is_due(self._due[-1], best):
+            return False
+        if self._skipped[-1]:
+            self._skipped[-1] -= 1
+            return False
+        self._skipped.pop()
+        other = self._due.pop().other
+        self.counted += 1
+        self._priorities[best.thread] = -float(self.counted)
+        for task in candidates:
+            if task.thread is not best.thread and plain(task.thread.name) == other:
+                self._priorities[task.thread] = 1.0 + self.counted
+        return True
+
+    def _is_due(self, handover: Handover, best: Task) -> bool:
+        return plain(best.thread.name) == handover.thread and plain(render(best.op)) == handover.op
 
 
 def plain(text: str) -> str:
     """An op as text without the numbers in it, which differ from program to program."""
-    return _DIGITS.sub("N", text)
+    return _NUMBER.sub("N", text)

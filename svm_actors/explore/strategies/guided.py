@@ -18,12 +18,14 @@ from typing import Final, NamedTuple
 
 from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.op import Named, render
-from svm_actors.engine.task import Task
+from svm_actors.engine.task import Task, Thread
 
 TIMER: Final = "(timer)"
 """Stands for "fire the earliest timer" among the names of tasks; no task is called that."""
 NOBODY_YET: Final = "main"
 """The task that runs before the first pick."""
+RECEIVE: Final = "receive"
+"""Kind of the op with which an actor's loop takes a message."""
 START: Final = "start"
 """What it has announced then."""
 
@@ -67,6 +69,17 @@ class Fork(NamedTuple):
     """Whether firing the earliest timer is an alternative."""
 
 
+class Handover(NamedTuple):
+    """A preemption of a thread: it could go on, in whatever task works for it, and another thread does."""
+
+    thread: str
+    """Name of the thread that was at work."""
+    op: str
+    """What it would have done next."""
+    other: str
+    """Name of the thread that goes on."""
+
+
 class Decision(NamedTuple):
     """One choice of a run, as it was made."""
 
@@ -86,6 +99,8 @@ class Decision(NamedTuple):
     """Steps of the run made before it."""
     text: str
     """What the running task had announced, or the label of a data draw; empty unless asked for."""
+    handover: Handover | None = None
+    """The preemption of a thread that this is, if it is one; the canonical schedule has some too."""
 
     @property
     def value(self) -> Value:
@@ -118,6 +133,8 @@ class Recorder:
         self.order: dict[Event, int] = {}
         """Every step by name, with its place in the run."""
         self._running: Task | None = None
+        self._at_work: Thread | None = None
+        """Whose step was the last one; an actor's loop that hands on a request works for nobody."""
         self._done: dict[tuple[int, int | None], int] = {}
         """Steps by creation number of the task and operation."""
         self._drawn: dict[tuple[str, int, str], int] = {}
@@ -129,6 +146,8 @@ class Recorder:
         """A step is made."""
         self.steps += 1
         before = self._running
+        if not delivers(task):
+            self._at_work = task.thread
         if before is not task:
             self.switches.append((self.steps, NOBODY_YET if before is None else before.id, task.id))
             self._running = task
@@ -150,8 +169,9 @@ class Recorder:
         chosen = self.pick(Fork(point, options, canonical, running, candidates, timer))
         preemption = goes_on and chosen != canonical
         text = "" if not self.texts else START if running is None else render(running.op)
+        handover = None if chosen == len(candidates) else self._handover(candidates, candidates[chosen])
         self.decisions.append(
-            Decision(point, tuple(options), len(options), canonical, chosen, preemption, self.steps, text)
+            Decision(point, tuple(options), len(options), canonical, chosen, preemption, self.steps, text, handover)
         )
         return chosen
 
@@ -179,6 +199,13 @@ class Recorder:
     def next_of(self, task: Task) -> Event:
         """The name of the step that a task would make now."""
         return task.id, _operation(task), self._done.get((task.number, task.operation), 0)
+
+    def _handover(self, candidates: list[Task], chosen: Task) -> Handover | None:
+        here = self._at_work
+        if here is None or chosen.thread is here or delivers(chosen):
+            return None
+        passed = next((task for task in candidates if task.thread is here), None)
+        return None if passed is None else Handover(here.name, render(passed.op), chosen.thread.name)
 
     def _schedule_point(self, running: Task | None) -> Point:
         if running is None:
@@ -237,6 +264,11 @@ class InOrder(Guided):
             if place is not None and (best < 0 or place < best):
                 best, chosen = place, index
         return chosen
+
+
+def delivers(task: Task) -> bool:
+    """Whether it is an actor's loop that is about to take a message."""
+    return task.daemon and task.op[0] == RECEIVE
 
 
 def _operation(task: Task) -> int:

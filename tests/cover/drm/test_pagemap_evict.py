@@ -183,7 +183,7 @@ def test_one_failed_pass_is_forgotten_by_the_next() -> None:
 
 
 def test_a_dead_process_that_left_a_child_blocks_its_allocation() -> None:
-    """PGM-S03 (a): the address space the allocation was made for is gone, the child still maps it."""
+    """The mm the allocation was made for is gone but for its structure (PGM-S03 a); the child still maps it."""
 
     async def body(machine: Machine) -> None:
         at = await in_vram(machine)
@@ -195,8 +195,7 @@ def test_a_dead_process_that_left_a_child_blocks_its_allocation() -> None:
         assert machine.where(at, 4, child) == "0000"
         assert await machine.read(at, 4, mm=child) == [1, 2, 3, 4]
 
-    counts = run(body).engine.counters
-    assert (counts["PGM-R20"], counts["PGM-S03"]) == (1, 1)
+    assert run(body).engine.counters["PGM-R20"] == 1
 
 
 # -- races ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from svm_actors.workload.builtin import builtin_targets
 from svm_actors.workload.demo import demo_strace
 from svm_actors.workload.formats import BadInput
 from svm_actors.workload.kernel_programs import KernelProgram, Operation, dump_program
+from svm_actors.workload.witnesses import all_witnesses
 
 LITMUS = (
     '{"litmus":%d,"pages":2,"devices":2,"setup":[{"op":"cpu_write","page":0,"value":1}],'
@@ -47,8 +48,10 @@ def kernel_file(directory: Path) -> str:
 
 def test_the_default_is_the_built_in_mix() -> None:
     assert [(target.name, target.weight) for target in resolve(DEFAULT)] == [
-        (entry.name, entry.weight) for entry in builtin_targets()
+        (entry.name, entry.weight) for entry in builtin_targets() if entry.weight
     ]
+    assert [target.name for target in resolve("witnesses")] == list(all_witnesses())
+    assert {target.weight for target in resolve("witnesses")} == {1}
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in builtin_targets()])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svm_actors.explore.run import BACKENDS, Run, TokenMismatch, replay, run
-from svm_actors.explore.shrink import NotReproduced, Shrinker, Shrunk, explain, passes, shrink
+from svm_actors.explore.shrink import NotReproduced, Shrinker, Shrunk, choices, explain, operations, shrink
 from svm_actors.explore.shrink.joining import Access, Footstep, dependences, join_stretches, joined, past
 from svm_actors.explore.shrink.recording import Case, Recording
 from svm_actors.explore.strategies import Replay
@@ -199,7 +199,7 @@ def begun(scenario: Scenario | Subject, bugs: tuple[str, ...] = (), first: int =
 def test_the_shortest_prefix_drops_what_comes_late() -> None:
     shrinker = begun(lost_update)
     before = [one.point for one in shrinker.best.deviations]
-    passes.shortest_prefix(shrinker)
+    choices.shortest_prefix(shrinker)
     after = [one.point for one in shrinker.best.deviations]
     assert 0 < len(after) <= len(before)
     assert after == before[: len(after)]
@@ -207,14 +207,14 @@ def test_the_shortest_prefix_drops_what_comes_late() -> None:
 
 def test_resetting_leaves_only_what_is_needed() -> None:
     shrinker = begun(handed_over)
-    passes.reset_choices(shrinker)
+    choices.reset_choices(shrinker)
     for one in shrinker.best.deviations:
         assert not shrinker.without([one.point])
 
 
 def test_dropping_operations_keeps_those_that_are_needed() -> None:
     shrinker = begun(subject_named("dontneed@0"), (BUG,))
-    passes.drop_operations(shrinker)
+    operations.drop_operations(shrinker)
     assert shrinker.best.kept is not None
     assert 0 in shrinker.best.kept, "nothing fails without a mapping"
     assert 8 in shrinker.best.kept, "nor without a VM"
@@ -223,7 +223,7 @@ def test_dropping_operations_keeps_those_that_are_needed() -> None:
 
 def test_dropping_operations_leaves_a_plain_scenario_alone() -> None:
     shrinker = begun(lost_update)
-    passes.drop_operations(shrinker)
+    operations.drop_operations(shrinker)
     assert shrinker.runs == 0
 
 
@@ -238,8 +238,8 @@ def test_joining_takes_switches_away_without_changing_the_failure() -> None:
 
 def test_lowering_takes_the_smallest_value_that_does() -> None:
     shrinker = begun(needs_three)
-    passes.reset_choices(shrinker)
-    passes.lower_choices(shrinker)
+    choices.reset_choices(shrinker)
+    choices.lower_choices(shrinker)
     values = {one.point.label: one.chosen for one in shrinker.best.deviations}
     assert values["draw 3"] == values["draw 6"] == 1
     assert 4 <= values["draw 1"] < 10
@@ -269,8 +269,8 @@ async def blocks_between(world: World) -> None:
 
 def test_a_preemption_becomes_a_choice_where_the_task_blocks() -> None:
     shrinker = begun(blocks_between)
-    passes.reset_choices(shrinker)
-    passes.defer_preemptions(shrinker)
+    choices.reset_choices(shrinker)
+    choices.defer_preemptions(shrinker)
     assert shrinker.merit.preemptions == 0
 
 

@@ -190,3 +190,19 @@ def test_live_addresses_never_overlap(steps: list[tuple[int, int]]) -> None:
         "mappings": sum(not kind for _, kind in live),
         "reservations": sum(kind > 0 for _, kind in live),
     }
+
+
+def test_maps_fail_after_those_that_were_let_through(bench: Bench, iommu: Iommu) -> None:
+    iommu.fail_next, iommu.fail_after = 1, 1
+    first = iommu.map(bench.ram(), BOTH)
+    with pytest.raises(ENOMEM):
+        iommu.map(bench.ram(), BOTH)
+    iommu.unmap(first)
+
+
+def test_a_mapping_does_not_outlive_its_page(bench: Bench, iommu: Iommu) -> None:
+    page = bench.ram()
+    iova = iommu.map(page, BOTH)
+    page.put("test")
+    with pytest.raises(PropertyFailed, match="mapped when it was freed"):
+        iommu.unmap(iova)

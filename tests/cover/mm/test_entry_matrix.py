@@ -159,7 +159,7 @@ SLEEPS = {"read", "write", "GUP"}
 
 MATRIX = {
     ("read", "PRESENT"): "PRESENT wdy =",
-    ("read", "SWAP"): "PRESENT wdy !",
+    ("read", "SWAP"): "PRESENT wy !",
     ("read", "MIGRATION"): "PRESENT wy !",
     ("read", "DEVPRIV"): "PRESENT wy !",
     ("read", "DEVEXCL"): "PRESENT wdy =",

@@ -334,7 +334,7 @@ def exclusive_without_second_look(patch):
         mm.page_table.set(vpn, Pte(Entry.DEVICE_EXCLUSIVE, folio))
         return True
 
-    patch.setattr(exclusive, "_install", install)
+    patch.setattr(exclusive, "install_exclusive", install)
 
 
 async def swap_cache_vs_to_device(rig):

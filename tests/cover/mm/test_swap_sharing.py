@@ -24,8 +24,10 @@ def test_a_slot_shared_by_fork_is_read_once_and_mapped_twice():
         assert (slot.folio, slot.count, folio.anon_exclusive, rig.pte(0).writable) == (folio, 1, False, False)
         assert await rig.read(0, child) == 5
         assert rig.pte(0, child).folio is folio
-        assert (slot.folio, slot.count, rig.core.statistics()["swap"]) == (None, 0, 0)
+        assert (slot.folio, slot.count, rig.core.statistics()["swap"]) == (folio, 0, 1)
         await child.mmput()
+        await rig.write(0, 6)
+        assert (slot.folio, rig.pte(0).folio, rig.core.statistics()["swap"]) == (None, folio, 0)
 
     Rig().run(body)
 

@@ -121,7 +121,12 @@ def test_reservations_and_syncobjs_publish() -> None:
     backend = DirectBackend()
     engine = Engine(backend, Fifo())
     places: list[str] = []
-    engine.listeners.append(lambda event: places.append(event.place))
+
+    def note(event: Any) -> None:
+        if isinstance(event, FencePublished):
+            places.append(event.place)
+
+    engine.listeners.append(note)
 
     async def main() -> None:
         resv = DmaResv(engine, "bo")

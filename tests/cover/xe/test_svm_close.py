@@ -119,7 +119,7 @@ class NotStopped(Late):
 
 @pytest.mark.parametrize("collector", [Late, NotStopped])
 def test_close_waits_for_the_work_item(collector: type[GarbageCollector]) -> None:
-    """SVM-R23: otherwise it meets page tables that are gone."""
+    """SVM-R23: otherwise it meets a VM that is gone."""
 
     async def scenario(world: World) -> None:
         world.engine.parts.replace(GarbageCollector, lambda _: collector)
@@ -134,7 +134,7 @@ def test_close_waits_for_the_work_item(collector: type[GarbageCollector]) -> Non
         assert failure is None
     else:
         assert failure is not None
-        assert failure.rule == "SVM-R22"
+        assert failure.rule == "SVM-R47"
 
 
 def test_process_exit_with_programs_running() -> None:

@@ -128,13 +128,34 @@ def test_atomics_demand_device_memory() -> None:
     assert run(scenario).counters["migrate.timeslice"] > 1
 
 
-def test_atomics_stay_in_ram_where_that_works() -> None:
+def test_atomics_stay_in_ram_where_that_works_and_was_asked_for() -> None:
+    """Section 8: DEVICE says that nobody else does any; of memory without attribute that is not known."""
+
     async def scenario(world: World) -> None:
-        process, vm = await start(world, placement="system")
+        process = world.process()
+        vm = await world.gpu().create_vm(process, "fault", mirror=False)
+        await process.mmap(4 * PAGE, addr=BASE, fixed=True)
+        await vm.bind_mirror(BASE, 4 * PAGE, placement="system")
+        await vm.madvise(BASE, PAGE, atomic="device")
         assert await vm.atomic_add(BASE, 3) == 0
         assert where(process) == "r---"
+        assert await vm.atomic_add(BASE + PAGE, 3) == 0
+        assert where(process) == "rv--"
 
     run(scenario, atomics_on_system=True)
+
+
+def test_atomics_that_are_the_cpu_s_are_refused() -> None:
+    async def scenario(world: World) -> None:
+        process = world.process()
+        vm = await world.gpu().create_vm(process, "fault", mirror=False)
+        await process.mmap(PAGE, addr=BASE, fixed=True)
+        await vm.bind_mirror(BASE, PAGE)
+        await vm.madvise(BASE, PAGE, atomic="cpu")
+        assert await vm.atomic_add(BASE, 1) == GpuFault(13)
+        assert await vm.store(BASE, b"x") is None
+
+    run(scenario)
 
 
 def test_an_impossible_atomic_is_refused() -> None:

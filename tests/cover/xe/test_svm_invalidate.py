@@ -270,7 +270,7 @@ async def close_while_unmapping(world: World) -> None:
     ("scenario", "guard", "rules"),
     [
         pytest.param(bind_while_pending, {"wait_bookkeeping": do_nothing}, {"RULE-18"}, id="SVM-B39"),
-        pytest.param(map_without_binding, {"_give_back": only_zapped}, {"INV-34", "INV-05", "INV-03"}, id="SVM-B40"),
+        pytest.param(map_without_binding, {"_give_back": only_zapped}, {"RULE-18"}, id="SVM-B40"),
         pytest.param(close_while_unmapping, {"is_closed": lambda self: False}, {"SVM-R22"}, id="SVM-B47"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bind_bench import at, bind_and_wait, gate, pages, snapshot, spans, start_bind, store, unbind_and_wait
+import pytest
+from bind_bench import at, bind_and_wait, gate, load, pages, snapshot, spans, start_bind, store, unbind_and_wait
 from svm_bench import PAGE, after_pause, assert_hit, every, run
 
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.dma_buf.resv import Usage
 from svm_actors.engine.errors import ENOENT
-from svm_actors.gpu.program import Spin
+from svm_actors.gpu.program import GpuFault, Spin
 from svm_actors.world import World
 from svm_actors.xe.pt_tree import PtTree, PtUpdate
 from svm_actors.xe.range_fence import RangeFenceTree
@@ -35,6 +36,33 @@ def test_unbinding_under_a_running_job_is_the_users_affair() -> None:
         assert await bo.read(0) == b"x"
 
     assert_hit(list(every(scenario, 20)), "VMB-R12")
+
+
+@pytest.mark.parametrize("user", [False, True])
+def test_an_invalid_mapping_is_unbound_before_the_next_job(user: bool) -> None:
+    """Section 4.1: its entries lead to memory that is somebody else's, and nobody will bind it again."""
+
+    async def scenario(world: World) -> None:
+        process, vm = await start_bind(world)
+        addr = await process.mmap(PAGE)
+        if user:
+            await vm.bind_userptr(at(0), addr, PAGE)
+        else:
+            await bind_and_wait(vm, at(0), await vm.create_bo(PAGE))
+        queue = await vm.create_queue()
+        await (await vm.submit(queue, [store(0, b"x")])).wait()
+        await process.madvise(addr, PAGE, "dontneed")
+        await world.gpu().evict(PAGE)
+        hold, held = gate(world)
+        await vm.unbind(at(0), PAGE, syncs=[held.sync_in()])
+        job = await vm.submit(queue, [load(0, 1)])
+        await world.sleep(1000)
+        assert not job.batch.started
+        hold.signal()
+        await job.fence.wait()
+        assert isinstance(job.batch.results[-1], GpuFault)
+
+    assert_hit(list(every(scenario, 10)), "bind.invalid_unbound")
 
 
 def test_a_rewrite_waits_for_jobs_and_jobs_for_it() -> None:

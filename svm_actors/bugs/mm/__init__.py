@@ -1,0 +1,1 @@
+"""Planted bugs of the core MM (core_mm section 16), by topic."""

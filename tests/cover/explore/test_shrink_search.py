@@ -1,0 +1,274 @@
+"""Shrinking by other means than leaving something out: other schedules, simpler operations, the same deadlock."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import attrs
+import pytest
+
+from svm_actors.engine.op import Op
+from svm_actors.engine.task import NOBODY, Task, Thread
+from svm_actors.explore.failure import Failure
+from svm_actors.explore.run import Run, replay, run
+from svm_actors.explore.shrink import Shrinker, arguments, operations, shrink
+from svm_actors.explore.shrink.minimise import SPINNING
+from svm_actors.explore.shrink.recording import Case
+from svm_actors.explore.shrink.sameness import FailureClass
+from svm_actors.explore.shrink.searching import TURNS, Search, searched
+from svm_actors.explore.shrink.shrinker import Enough
+from svm_actors.explore.shrink.threads import SKIPPED, Handovers, ThreadPct, plain
+from svm_actors.explore.strategies import Replay
+from svm_actors.explore.strategies.guided import Handover, Recorder
+from svm_actors.explore.targets import subject_named
+from svm_actors.world import World
+
+
+@cache
+def failing(target: str, bug: str) -> Run:
+    """The first failing run."""
+    subject = subject_named(target)
+    runs = (run(subject, seed=seed, strategy="random", bugs=(bug,), backend="direct") for seed in range(400))
+    return next(one for one in runs if not one.ok)
+
+
+def begun(target: str, bug: str, *, runs: int | None = None) -> Shrinker:
+    """A shrinker at its beginning."""
+    one = failing(target, bug)
+    case = Case(subject_named(target), one.settings, one.seed, (bug,))
+    return Shrinker(case, case.record(None, Recorder(Replay(one.tape, one.arity))), runs=runs)
+
+
+# -- schedules of threads -------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Lock:
+    """What an op names."""
+
+    name: str
+
+
+def task(number: int, thread: Thread, op: Op = ("local", None, None), *, daemon: bool = False) -> Task:
+    made = Task(number, f"t{number}", None, NOBODY.coro, thread)
+    made.op, made.daemon, made.enabled = op, daemon, True
+    return made
+
+
+def test_the_tasks_of_a_thread_have_one_priority() -> None:
+    one, other = Thread("one"), Thread("other")
+    firsts = set()
+    for seed in range(40):
+        chooser = ThreadPct(seed, depth=1, horizon=10)
+        fresh = [task(0, one), task(1, other)]
+        first = chooser.schedule(None, fresh, False)
+        for number in range(2, 30, 2):  # new tasks of the same threads, in either order
+            candidates = [task(number, one), task(number + 1, other)]
+            assert chooser.schedule(None, candidates, False) == first
+            assert chooser.schedule(None, candidates[::-1], False) == 1 - first
+        firsts.add(first)
+    assert firsts == {0, 1}
+
+
+def test_a_change_point_hands_over_to_the_other_thread() -> None:
+    one, other = Thread("one"), Thread("other")
+    candidates = [task(0, one), task(1, other)]
+    handed_over = set()
+    for seed in range(40):
+        chooser = ThreadPct(seed, depth=2, horizon=10)
+        taken = [chooser.schedule(None, candidates, False) for _ in range(20)]
+        assert chooser.counted == 20
+        early, late = taken[:10], taken[10:]
+        assert set(late) == {late[0]}
+        assert sum(before != after for before, after in pairwise([*early, late[0]])) <= 1
+        handed_over.add(early[0] != late[0])
+    assert handed_over == {True, False}, "a change at the very first step shows no switch"
+
+
+def test_change_points_are_counted_at_the_named_ops_only() -> None:
+    lock = Lock("gpu0.vm1.lock")
+    here = task(0, Thread("one"), ("lock", lock, None)), task(1, Thread("other"), ("lock", lock, None))
+    chooser = ThreadPct(0, 3, 10, at=frozenset({"lock gpuN.vmN.lock"}))
+    chooser.schedule(None, [task(2, Thread("one")), task(3, Thread("other"))], False)
+    assert chooser.counted == 0
+    chooser.schedule(None, list(here), False)
+    chooser.schedule(None, [here[0]], False)
+    assert chooser.counted == 1, "one thread alone is not contested"
+
+
+def test_a_handover_is_made_where_it_was_made_before() -> None:
+    fault, cpu = Thread("gpu0.pagefault1"), Thread("main/cpu.0")
+    lock = ("lock", Lock("gpu0.vm1.lock"), None)
+    due = [Handover("gpu7.pagefault2", "lock gpu7.vm3.lock", "main/cpu.4")]
+    seen = set()
+    for seed in range(60):
+        chooser = Handovers(seed, due)
+        if chooser.schedule(None, [task(0, fault), task(1, cpu)], False) == 1:
+            continue  # the other thread goes first: nothing is due
+        taken = [chooser.schedule(None, [task(number, fault, lock), task(1, cpu)], False) for number in range(2, 8)]
+        assert taken == sorted(taken), "the thread that was preempted has the lowest priority from then on"
+        seen.add(taken.index(1))
+    assert seen == set(SKIPPED)
+
+
+def test_the_recorder_tells_preemptions_of_threads() -> None:
+    one, other = Thread("one"), Thread("other")
+    first, second = task(1, one), task(2, other)
+    chosen = iter([0, 1, 0])
+    recorder = Recorder()
+    recorder.pick = lambda fork: next(chosen)  # type: ignore[method-assign]
+    for running, candidates in ((None, [first, second]), (first, [first, second]), (second, [task(3, one), second])):
+        recorder.ran(candidates[recorder.schedule(running, candidates, False)])
+    assert [one.handover for one in recorder.decisions] == [
+        None,
+        Handover("one", "local", "other"),
+        Handover("other", "local", "one"),
+    ]
+
+
+def test_messages_are_taken_at_once() -> None:
+    loop = task(5, Thread("actor"), ("receive", None, None), daemon=True)
+    worker = task(6, Thread("worker"))
+    assert all(ThreadPct(seed, 2, 5).schedule(worker, [worker, loop], False) == 1 for seed in range(20))
+    lazy = {ThreadPct(seed, 2, 5, eager=False).schedule(worker, [worker, loop], False) for seed in range(20)}
+    assert lazy == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("lock gpu0.vm12.lock", "lock gpuN.vmN.lock"), ("pte_write mm1 0x10", "pte_write mmN N"), ("local", "local")],
+)
+def test_an_op_without_its_numbers(text: str, expected: str) -> None:
+    assert plain(text) == expected
+
+
+# -- searching ------------------------------------------------------------------------------------
+
+
+def test_a_search_goes_on_where_it_stopped() -> None:
+    shrinker = begun("dontneed@0", "SVM-B41")
+    nothing: frozenset[int] = frozenset()
+    for schedules, runs in ((5, 5), (5, 0), (8, 3)):
+        before = shrinker.runs
+        assert not searched(shrinker, nothing, schedules)
+        assert shrinker.runs - before == runs
+
+
+def test_a_search_finds_a_smaller_program_and_is_repeatable() -> None:
+    found = []
+    for _ in range(2):
+        shrinker = begun("dontneed@0", "SVM-B41")
+        assert operations.search_chunks(shrinker)
+        assert shrinker.merit.operations < shrinker.first.merit.operations
+        found.append((shrinker.merit, shrinker.runs))
+    assert found[0] == found[1]
+
+
+def test_every_kind_of_schedule_keeps_what_makes_the_program() -> None:
+    shrinker = begun("random-small@5", "SVM-B50")
+    draws, seen = shrinker.first.draws, []
+    kept = frozenset(shrinker.first.numbers[:-1])
+    shrinker.offer = lambda _kept, chooser: seen.append(shrinker.record(_kept, chooser).draws)  # type: ignore
+    search = Search(shrinker, kept)
+    for number in range(len(TURNS)):
+        search.attempt(number)
+    assert seen == [draws] * len(TURNS)
+
+
+def test_an_order_is_tried_once_for_a_best_run() -> None:
+    shrinker = begun("dontneed@0", "SVM-B41")
+    operations.drop_operations(shrinker)
+    before = shrinker.runs
+    operations.drop_operations(shrinker)
+    assert shrinker.runs == before, "nothing new to try"
+
+
+def test_a_large_program_is_searched_at_once_and_a_small_one_is_not() -> None:
+    shrinker = begun("dontneed@0", "SVM-B41")
+    operations.search_large(shrinker)
+    assert 0 < shrinker.merit.operations <= operations.HANDFUL
+    before = shrinker.runs
+    operations.search_large(shrinker)
+    assert shrinker.runs == before
+
+
+def test_runs_bound_a_search() -> None:
+    shrinker = begun("dontneed@0", "SVM-B41", runs=10)
+    with pytest.raises(Enough):
+        searched(shrinker, frozenset(), 100)
+    assert shrinker.runs == 10
+
+
+# -- simpler operations ---------------------------------------------------------------------------
+
+
+def test_arguments_are_lowered_and_nothing_else_changes() -> None:
+    shrinker = begun("random-tight@0", "SVM-B50")
+    operations.drop_operations(shrinker)
+    before = shrinker.best
+    arguments.lower_arguments(shrinker)
+    after = shrinker.best
+    assert after.merit < before.merit
+    assert after.kept == before.kept
+    assert [each.who for each in after.operations] == [each.who for each in before.operations]
+    assert after.operations != before.operations
+    assert all(low <= high for low, high in zip(after.draws, before.draws, strict=True))
+
+
+def test_a_story_has_no_arguments_to_lower() -> None:
+    shrinker = begun("dontneed@0", "SVM-B41")
+    arguments.lower_arguments(shrinker)
+    assert shrinker.runs == 0
+
+
+# -- the same failure -----------------------------------------------------------------------------
+
+
+def deadlock(*ops: str) -> Failure:
+    lines = [f"  t{index} is blocked in {op}; its thread holds nothing" for index, op in enumerate(ops)]
+    return Failure("deadlock", "engine", "deadlock", "\n".join(["deadlock at virtual time 0 ns", *lines]))
+
+
+def test_a_deadlock_with_fewer_bystanders_is_the_same() -> None:
+    before = FailureClass.of(deadlock("lock bo0.resv", "fence_wait q1", "lock vm2.lock"))
+    assert before.holds(deadlock("fence_wait q7"))
+    assert before.holds(deadlock("lock bo3.resv", "lock bo4.resv"))
+    assert not before.holds(deadlock("fence_wait q1", "wait gate"))
+    assert not before.holds(deadlock())
+    assert not before.holds(None)
+    assert not FailureClass.of(deadlock("fence_wait q1")).holds(deadlock("fence_wait q1", "lock vm2.lock"))
+
+
+def test_other_failures_are_the_same_by_signature() -> None:
+    one = Failure("property", "coherence", "RULE-1", "page 3 reads b'a'")
+    assert FailureClass.of(one).holds(attrs.evolve(one, message="page 14 reads b'b'"))
+    assert not FailureClass.of(one).holds(attrs.evolve(one, rule="RULE-2"))
+    assert not FailureClass.of(one).holds(deadlock("fence_wait q1"))
+
+
+async def spins(world: World) -> None:
+    """Goes round for ever once the second thread was first."""
+    turns: list[str] = []
+
+    async def thread(name: str) -> None:
+        await world.engine.step("local")
+        turns.append(name)
+        while turns[0] == "b":
+            await world.engine.step("local")
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(thread, "a")
+        nursery.start_soon(thread, "b")
+
+
+def test_of_a_run_that_spins_the_beginning_is_shrunk() -> None:
+    runs = (run(spins, seed=seed, strategy="random", backend="direct", step_budget=50_000) for seed in range(20))
+    one = next(each for each in runs if not each.ok)
+    assert one.failure is not None
+    assert one.failure.kind == "budget"
+    shrunk = shrink(spins, one.token, seconds=None, runs=60)
+    assert shrunk.failure.signature == one.failure.signature
+    assert shrunk.merit.deviations <= 2
+    assert shrunk.run.steps == SPINNING + 1
+    assert replay(spins, shrunk.token, backend="direct").failure == shrunk.failure
