@@ -1,4 +1,4 @@
-"""Binds that are not through while something else of their VM changes (vm_bind sections 6 and 11)."""
+"""Binds and flushes that are not through while something else of their VM changes (vm_bind sections 6, 11 and 13)."""
 
 from __future__ import annotations
 
@@ -47,3 +47,20 @@ async def a_shared_object_joins_under_submissions(world: World) -> None:
         nursery.start_soon(world.gpu().evict, 2 * PAGE)
     await run(vm, queue, store(1, b"c"), rule="VMB-R33")
     expect([await bo.read(0) for bo in bos] == [b"b", b"c"], "VMB-R33", "a store to a shared object went elsewhere")
+
+
+@witness("VMB-R27 VMB-R26")
+async def flushes_answered_out_of_order(world: World) -> None:
+    """Two VMs map the same user memory, which goes page by page; the worker reads some of the answers, late."""
+    process = world.process()
+    addr = await process.mmap(2 * PAGE)
+    vms = [await world.gpu().create_vm(process, "fault", mirror=False) for _ in range(2)]
+    for vm in vms:
+        for page in range(2):
+            await vm.bind_userptr(at(page), addr + page * PAGE, PAGE, flags=BindFlag.IMMEDIATE)
+    world.gpu().driver.tlb_inval.shares_channel = True
+    async with world.nursery() as nursery:
+        for page in range(2):
+            nursery.start_soon(process.madvise, addr + page * PAGE, PAGE, "dontneed")
+    for vm in vms:
+        expect(await vm.store(at(0), b"x") is None, "INV-VMB-13", "user memory cannot be written")
