@@ -110,6 +110,6 @@ def _raised(tree: ast.AST) -> Iterator[Place]:
 Search = Callable[[ast.AST], Iterator[Place]]
 _SEARCHES: Final[dict[Role, dict[str, Search]]] = {
     "guards": dict.fromkeys(MODEL, _documented),
-    "windows": dict.fromkeys(MODEL, _counted),
+    "windows": dict.fromkeys(("engine", *MODEL), _counted),
     "checks": {**dict.fromkeys(("engine", *MODEL), _raised), **dict.fromkeys(CHECKERS, _texts)},
 }

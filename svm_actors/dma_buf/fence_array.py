@@ -79,6 +79,8 @@ class FenceArray(Fence):
         """FEN-R33: the last callback's reference is held over the signal, in which the others may be dropped."""
         self._settle_error()
         self.signal()
+        if self.refs == 1:
+            self.engine.count("FEN-R33")
         self.put()
 
     def _note_error(self, fence: Fence) -> None:

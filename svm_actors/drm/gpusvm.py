@@ -105,6 +105,8 @@ class DrmGpusvm(DrmGpusvmPlacement):
         if error is not None or vma is None:
             self.engine.count("SVM-R53")
             raise error or ENOENT()
+        if vma.left_behind:
+            self.engine.count("MM-R27")
         return vma
 
     async def _insert(

@@ -66,6 +66,8 @@ class Mirror:
         self.notifier = IntervalNotifier(f"{name}.notifier", self)
         self.mutex = Mutex(engine, f"{name}.mutex", "mirror_mutex")
         """The user lock: page table, data movement, sequence test."""
+        self.hit_by_rmap = False
+        """The last event that was heard was about a page, not about an address."""
         self.flags = msg.Flag.NONE
         self.closed = False
 
@@ -93,6 +95,7 @@ class Mirror:
         if not await self.lock_for(event):
             return False
         self.store_sequence(seq)
+        self.hit_by_rmap = event.rmap
         self.retire(event)
         self.mutex.release()
         return True
@@ -129,6 +132,8 @@ class Mirror:
         self.mutex.assert_held()
         if notifier.read_retry(seq):
             self.engine.count("MM-R03")
+            if self.hit_by_rmap:
+                self.engine.count("MM-R25")
             return True
         return False
 

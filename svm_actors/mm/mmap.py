@@ -137,6 +137,8 @@ async def unmap_downgraded(core: CoreMm, mm: Mm, vmas: list[Vma], start: int, en
     """MM-R02: readers are let in, but no writer, so nothing is mapped here before the zap is through (MM-B60)."""
     mm.mmap_write_downgrade()
     await core.engine.parts.of(unmap_region)(core, mm, vmas, start, end)
+    if mm.mmap_lock.parked:  # readers do not sleep here, unless behind a writer
+        core.engine.count("MM-R02")
 
 
 async def munmap(core: CoreMm, message: Munmap) -> None:

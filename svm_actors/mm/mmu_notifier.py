@@ -60,6 +60,8 @@ class NotifierRange:
     """Meaningful only for MIGRATE and EXCLUSIVE: test the event first (MM-B61)."""
     blockable: bool = True
     """False: the callback must not sleep and may refuse with False."""
+    rmap: bool = attrs.field(default=False, repr=False)
+    """Raised for a page and not for an address: reclaim and migration walk to its mappings without mmap_lock."""
 
 
 class FinishObject(Protocol):
@@ -133,6 +135,10 @@ class MmuNotifierSubscriptions:
         self.deferred: list[IntervalNotifier] = []
         self.calling: list[IntervalNotifier] = []
         """Subscriptions in a first pass now, once per call, for oracles."""
+        self.finishing: list[SecondPass] = []
+        """Second passes that are outstanding."""
+        self.migrating: list[NotifierRange] = []
+        """Regions of migrations that have begun and not ended."""
         self.context = LockMap(engine, f"{name}.{INVALIDATE_START}", INVALIDATE_START)
         """What callbacks run inside of, for lock order."""
         self.non_block = LockMap(engine, f"{name}.{NON_BLOCK}", NON_BLOCK)
@@ -152,6 +158,7 @@ class MmuNotifierSubscriptions:
         await self.section(event.event.value)
         matching = self._matching(event)
         current = self.sequence.begin(bool(matching))
+        self.note_migration(event)
         self.engine.emit(InvalidateStarted(event, current))
         if matching and not await self._call(matching, event, current):
             await self._end()
@@ -161,6 +168,13 @@ class MmuNotifierSubscriptions:
             await self.end_tree_side(event)
             raise EAGAIN
         self.engine.emit(InvalidateReturned(event))
+
+    def note_migration(self, event: NotifierRange) -> None:
+        """MM-R21: what begins inside the region of a migration is an event of its own, whoever migrates."""
+        if event.event is Event.MIGRATE:
+            self.migrating.append(event)
+        elif any(region.start < event.end and event.start < region.end for region in self.migrating):
+            self.engine.count("MM-R21")
 
     async def end_tree_side(self, event: NotifierRange) -> None:
         """MM-B32: a plain notifier has refused; who asked gets -EAGAIN and calls no end.  7.3.4 has not got this."""
@@ -188,6 +202,7 @@ class MmuNotifierSubscriptions:
                     break
                 if answer is not True:
                     queued.append(SecondPass(sub, answer, event, current))
+                    self.finishing.append(queued[-1])
                     self.engine.emit(FinishQueued(queued[-1]))
             await self.finish_all(queued, refused)
         return not refused
@@ -202,11 +217,14 @@ class MmuNotifierSubscriptions:
         for item in queued:
             self.engine.count("MM-R31" if refused else "MM-R30")
             await item.finish.finish()
+            self.finishing.remove(item)
             self.engine.emit(FinishDone(item))
 
     async def invalidate_range_end(self, event: NotifierRange) -> None:
         """mmu_notifier_invalidate_range_end: the last overlapping end opens the even period."""
         await self._end()
+        if event in self.migrating:
+            self.migrating.remove(event)
         if self.plain.members:
             await self.plain.end(event)
         self.engine.emit(InvalidateEnded(event))
@@ -302,6 +320,8 @@ class MmuNotifierSubscriptions:
             self.deferred.append(sub)
             wait_for = sequence.value
             self.engine.count("MM-R06")
+            if any(item.notifier is sub for item in self.finishing):
+                self.engine.count("MM-R33")
         return wait_for
 
     async def wait_removed(self, value: int) -> None:

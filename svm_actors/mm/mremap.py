@@ -147,6 +147,7 @@ async def move_vma(
     await move_page_tables(core, vma, copy, start, start + old, target)
     if dontunmap:
         vma.flags &= ~Vm.LOCKED
+        vma.left_behind = True
         if start == vma.start and start + old == vma.end:
             await unlink_anon_vmas(vma)
     else:

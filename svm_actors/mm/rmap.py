@@ -148,7 +148,7 @@ async def try_to_migrate(core: CoreMm, folio: Folio) -> None:
 
 async def try_to_migrate_one(core: CoreMm, folio: Folio, vma: Vma, vpn: int) -> None:
     """One mapping: CLEAR event around the change of the entry."""
-    event = NotifierRange(vma.mm, Event.CLEAR, vpn, vpn + 1)
+    event = NotifierRange(vma.mm, Event.CLEAR, vpn, vpn + 1, rmap=True)
     subscriptions = vma.mm.subscriptions
     await subscriptions.invalidate_range_start(event)
     await core.engine.step("pte_write", vma.mm.page_table, vpn)
@@ -216,7 +216,7 @@ async def try_to_unmap(core: CoreMm, folio: Folio, slot: SwapSlot) -> None:
     """Reclaim: replace every entry by a SWAP entry, CLEAR event each.  Folio locked, in swap cache."""
 
     async def visit(vma: Vma, vpn: int) -> bool:
-        event = NotifierRange(vma.mm, Event.CLEAR, vpn, vpn + 1)
+        event = NotifierRange(vma.mm, Event.CLEAR, vpn, vpn + 1, rmap=True)
         await vma.mm.subscriptions.invalidate_range_start(event)
         await core.engine.step("pte_write", vma.mm.page_table, vpn)
         table = vma.mm.page_table

@@ -35,6 +35,7 @@ class Vma(Source):
         "end",
         "file",
         "flags",
+        "left_behind",
         "mm",
         "name",
         "pgoff",
@@ -60,6 +61,8 @@ class Vma(Source):
         """Every anon_vma whose pages may be mapped here: its own and those of the fork ancestors."""
         self.attached = True
         """False once removed from the tree (vma_mark_detached)."""
+        self.left_behind = False
+        """Its pages went to another place with MREMAP_DONTUNMAP, or some of them."""
         self.writer = False
         """vma_start_write was called; lasts until mmap_lock is released or downgraded."""
         self._readers = 0

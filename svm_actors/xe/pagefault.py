@@ -88,6 +88,8 @@ class Pagefaults:
             vm.faults.append((fault.vpn, error.code))
             raise
         finally:
+            if self.device.faulting_vm(fault.asid) is not vm:
+                self.engine.count("VMB-R24")
             vm.put()
 
     def lookup(self, asid: int) -> SvmHost:

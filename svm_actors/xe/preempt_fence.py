@@ -57,7 +57,10 @@ class PreemptFence(Fence):
         return True
 
     async def _preempt(self) -> None:
-        """preempt_fence_work_func, VMB-R22: all of it below the level of fences, not only the signal (VMB-B20)."""
+        """preempt_fence_work_func, VMB-R22: all of it below the level of fences, not only the signal (VMB-B20).
+
+        FEN-R30: others are behind it in the queue, so it waits for nothing but the answer of the hardware.
+        """
         with signalling(self.engine):
             error = await self._wait_off()
             await self.engine.step("fence_signal", self)
@@ -67,6 +70,8 @@ class PreemptFence(Fence):
 
     def tail(self) -> None:
         """VMB-R22: only queues work; whatever needs vm.lock is the rebind worker's."""
+        if self.queue.vm.lock.holders():
+            self.engine.count("VMB-R22")
         self.queue.vm.execs.rebind.queue()
 
     async def _wait_off(self) -> KernelError | None:

@@ -126,8 +126,13 @@ class PtTree:
         return len(empty)
 
     def walk(self, start: int, end: int) -> list[PtNode]:
-        """Live nodes with entries of [start, end), for a zap."""
+        """Live nodes with entries of [start, end), for a zap.
+
+        VMB-R08: a bind that has staged nodes is not through, and may be undone: they are not for anybody else.
+        """
         self.must_live()
+        if self._staged:
+            self.engine.count("VMB-R08")
         return [self.live[index] for index in self._indices(start, end)]
 
     def has_entry(self, page: int) -> bool:

@@ -12,7 +12,8 @@ translations, so it completes everything without an error, and acknowledgements 
 (VMB-R26).
 
 Simplified: a widening is the hardware's, see :mod:`svm_actors.gpu.tlb_inval`, and there is no timer unless
-one is asked for, since the hardware loses no message by itself.
+one is asked for, since the hardware loses no message by itself.  Messages are read in the interrupt; only where it
+is asked for, the worker of the channel has it now and then, and reads what came meanwhile, later (VMB-R27).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Final
 import attrs
 
 from svm_actors.dma_buf.fence import Fence
-from svm_actors.drm.sched_work import DelayedWork, Workqueue
+from svm_actors.drm.sched_work import DelayedWork, Work, Workqueue
 from svm_actors.engine.errors import ECANCELED, ENOTRECOVERABLE, ETIME, KernelError, PropertyFailed
 from svm_actors.engine.locks import Mutex, SpinLock
 from svm_actors.gpu.events import TlbFlushed
@@ -94,6 +95,12 @@ class XeTlbInval:
         """Why the backend takes no messages: disabled by a reset (-ECANCELED) or wedged (-ENOTRECOVERABLE)."""
         self.timeout = timeout
         self.stats = TlbStatistics()
+        self.shares_channel = False
+        """The worker of the channel may have it when an acknowledgement comes: a choice each time."""
+        self._unread: list[int] = []
+        """Acknowledgements left to the worker."""
+        self._channel = Workqueue(gpu.engine, f"{self.name}.channel")
+        self._reader = Work(gpu.engine, f"{self.name}.reader", self._read)
         self._timer = DelayedWork(gpu.engine, f"{self.name}.timeout", self._timed_out, Workqueue(gpu.engine, self.name))
 
     # -- sending -----------------------------------------------------------------------
@@ -132,7 +139,7 @@ class XeTlbInval:
         done.add_callback(self._ack(fence.seqno))
 
     def _ack(self, seqno: int) -> Callable[[Fence], None]:
-        return lambda _done: self.done(seqno)
+        return lambda _done: self.heard(seqno)
 
     async def send_failed(self, fence: TlbFence, error: KernelError) -> None:
         """Always signaled (VMB-B27, FEN-B23).  A reset under way, or a device given up, is no error: neither leaves
@@ -143,11 +150,24 @@ class XeTlbInval:
 
     # -- acknowledgements ----------------------------------------------------------------
 
-    def done(self, seqno: int) -> None:
-        """xe_tlb_inval_done_handler: interrupt, one atomic step.
+    def heard(self, seqno: int) -> None:
+        """VMB-R27: the interrupt reads the message, unless the worker has the channel; then later ones may overtake."""
+        if self.shares_channel and self.engine.choose(2, "channel"):
+            self._unread.append(seqno)
+            self._channel.queue_work(self._reader)
+        else:
+            self.done(seqno)
 
-        VMB-R27: everything up to the number is done, as the firmware works in order; a number that is past
-        already is ignored (VMB-R26).
+    async def _read(self) -> None:
+        """xe_guc_ct worker: what the interrupt has left, in the order in which it came."""
+        while self._unread:
+            await self.engine.step("read", self, "channel")
+            self.done(self._unread.pop(0))
+
+    def done(self, seqno: int) -> None:
+        """xe_tlb_inval_done_handler: interrupt or worker, one atomic step.
+
+        A number that is past already is ignored (VMB-R26).
         """
         if seqno == SEQNO_MAX:
             self._restart_timer()
@@ -157,15 +177,17 @@ class XeTlbInval:
             self.engine.count("VMB-R26")
             return
         self.receive(seqno)
-        for number in [*self.pending]:
-            if not seqno_past(seqno, number):
-                break
+        for number in self.completed_by(seqno):
             fence = self.pending.pop(number)
             if number != seqno:
                 self.stats.coalesced += 1
                 self.engine.count("VMB-R27")
             self.complete(fence, None)
         self._restart_timer()
+
+    def completed_by(self, seqno: int) -> list[int]:
+        """VMB-R27: everything up to the number, as the firmware works in order; their own answers will be past."""
+        return [number for number in self.pending if seqno_past(seqno, number)]
 
     def receive(self, seqno: int) -> None:
         """INV-VMB-12: what was acknowledged stays so."""

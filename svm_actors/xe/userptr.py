@@ -186,7 +186,9 @@ class Userptr:
         owner = self.owner
         if not owner.vm.lock.held_for_write() and not self.engine.closing:
             raise EngineError(f"{self.name} leaves its lists without {owner.vm.lock.name} held for write")
-        owner.invalidated.pop(self, None)
+        if self in owner.invalidated:
+            self.engine.count("VMB-R15")
+            del owner.invalidated[self]
         if self in owner.repin:
             raise PropertyFailed("lifetime", "VMB-R15", f"{self.name} is destroyed while it is on the repin list")
 
@@ -241,8 +243,9 @@ class Userptr:
             self.owner.invalidated[self] = None
 
     def claim_finish(self) -> bool:
-        """VMB-R18, SVM-R30: one second pass at a time; a second notifier does its own work in its first."""
+        """VMB-R18, MM-R32, SVM-R30: one second pass at a time; a second notifier does its own work in its first."""
         if self.finish_in_use:
+            self.engine.count("MM-R32")
             self.engine.count("VMB-R18")
             return False
         self.finish_in_use = True

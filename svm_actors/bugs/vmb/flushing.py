@@ -17,6 +17,11 @@ async def forgotten(_client: XeTlbInval, _fence: TlbFence, _error: KernelError) 
     """The message was not sent, so there is nothing to complete."""
 
 
+def that_one_alone(client: XeTlbInval, seqno: int) -> list[int]:
+    """Each number has an answer of its own."""
+    return [seqno] if seqno in client.pending else []
+
+
 def none_is_past(_client: XeTlbInval, _seqno: int) -> bool:
     """Every acknowledgement is news."""
     return False
@@ -51,4 +56,14 @@ VMB_R26 = Bug(
     oracles=("tlb/INV-VMB-12",),
     story="flushes-at-a-reset",
     plant=replace_guard(XeTlbInval, "is_past", none_is_past),
+)
+
+VMB_R27 = Bug(
+    id="VMB-R27",
+    title="an acknowledgement completes its own number alone, and those that it has overtaken count as past",
+    removes="XeTlbInval.completed_by",
+    races=("VMB-R27",),
+    oracles=("engine/deadlock", "leaks"),
+    story="flushes-answered-out-of-order",
+    plant=replace_guard(XeTlbInval, "completed_by", that_one_alone),
 )

@@ -86,6 +86,7 @@ def test_one_acknowledgement_completes_everything_before_it() -> None:
         client.done(2)
         assert [fence.signaled for fence in fences] == [True, True, True, False]
         assert (client.stats.coalesced, client.stats.past) == (2, 1)
+        assert world.engine.counters["VMB-R27"] == 2
         client.done(SEQNO_MAX)
         client.done(4)
         assert client.statistics() == {"pending": 0}
