@@ -167,6 +167,8 @@ class VmMadvise:
                 self.engine.count(f"gpu.range_evict.{error.code}")
         await vm.pt.unbind_range(range_)
         await vm.resv.wait_all()
+        if range_.flags.unmapped or vm.notifier_lock.holders():
+            self.engine.count("SVM-R41")
         await vm.gc.collect_now(range_)
 
     async def split(self) -> None:
