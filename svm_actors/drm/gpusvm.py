@@ -184,8 +184,6 @@ class DrmGpusvm(DrmGpusvmPlacement):
         SVM-R48: off the tree under notifier_lock: a callback that has come across the range is waited for.
         """
         self.assert_driver_lock()
-        if self.notifier_lock.holders():
-            self.engine.count("SVM-R48")
         notifier = self.find_notifier(range_.start)
         if notifier is None:
             raise EngineError(f"{self.name}: {range_!r} has no notifier")
@@ -218,7 +216,7 @@ class DrmGpusvm(DrmGpusvmPlacement):
 
     async def silence(self, notifier: GpusvmNotifier) -> None:
         """SVM-R50: no callback may run while ranges are taken away (SVM-B46)."""
-        if self.notifier_lock.holders():
+        if notifier.interval in self.mm.subscriptions.calling:
             self.engine.count("SVM-R50")
         await self.core.call(IntervalNotifierRemove(notifier.interval))
         notifier.removed = True

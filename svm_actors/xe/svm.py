@@ -18,7 +18,7 @@ from svm_actors.gpu.fault import Access
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
 from svm_actors.mm.page_table import Entry
-from svm_actors.xe.svm_range import XeSvmRange
+from svm_actors.xe.svm_range import Link, XeSvmRange
 from svm_actors.xe.vm_attr import Atomic
 
 if TYPE_CHECKING:
@@ -148,10 +148,16 @@ class XeSvm:
         SVM-R23: a closed VM takes nothing for its garbage collector any more.
         """
         range_.must_live()
+        self.note_leaving(range_)
         await self.gpusvm.unmap_pages(range_.pages, in_notifier=True)
         if event.event is Event.UNMAP and not closed:
             set_unmapped(range_, [range_.pages], event)
             await self.vm.gc.add(range_)
+
+    def note_leaving(self, range_: XeSvmRange) -> None:
+        """SVM-R48: the garbage collector has the range; notifier_lock keeps it in the tree for this callback."""
+        if range_.link is Link.POPPED:
+            self.engine.count("SVM-R48")
 
     # -- what a fault needs --------------------------------------------------------------
 
