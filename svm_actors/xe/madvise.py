@@ -127,7 +127,11 @@ class VmMadvise:
         self.start, self.end = args.span
 
     async def run(self) -> None:
-        """Split, set, zap; the last two in one section (SVM-R25, SVM-B48)."""
+        """Split, set, zap; the last two in one section (SVM-R25, SVM-B48).
+
+        What is still to be reset goes first, or it would take what is set now.
+        """
+        await self.vm.gc.reset_emptied()
         for edge in (self.start, self.end):
             await self.drop_straddlers(edge)
         await self.split()

@@ -15,6 +15,7 @@ WITHIN = 120
 HIT = {
     "a-small-allocation": "SVM-R54",
     "advice-against-callbacks": "SVM-R25",
+    "advice-goes-with-memory": "SVM-R24",
     "advice-splits-a-range": "SVM-R26 SVM-R41",
     "an-atomic-in-a-reaped-process": "SVM-R10 SVM-R32",
     "atomics-of-two-devices": "PGM-R14",
