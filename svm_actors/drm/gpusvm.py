@@ -82,6 +82,7 @@ class DrmGpusvm(DrmGpusvmPlacement):
             if found is not None:
                 if found.flags.unmapped:
                     self.engine.count("SVM-R04")
+                self.note_split(found, vma)
                 return found
             bounds = (max(gpuva_start, notifier.start), min(gpuva_end, notifier.end))
             npages = await self.choose_chunk(notifier, vma, vpn, bounds, ctx)
@@ -108,6 +109,11 @@ class DrmGpusvm(DrmGpusvmPlacement):
         if vma.left_behind:
             self.engine.count("MM-R27")
         return vma
+
+    def note_split(self, range_: GpusvmRange, vma: Vma) -> None:
+        """SVM-R37: the VMA was cut under a range.  7.3.4 does not look; the walk decides, again and again (SVM-S01)."""
+        if range_.start < vma.start or range_.end > vma.end:
+            self.engine.count("SVM-R37")
 
     async def _insert(
         self, notifier: GpusvmNotifier, fresh: bool, vma: Vma, start: int, npages: int, ctx: GpusvmCtx
@@ -175,7 +181,10 @@ class DrmGpusvm(DrmGpusvmPlacement):
     # -- removal ---------------------------------------------------------------------
 
     async def range_remove(self, range_: GpusvmRange) -> None:
-        """drm_gpusvm_range_remove: neither unmaps nor frees pages, that was the driver's part (RULE-19)."""
+        """drm_gpusvm_range_remove: neither unmaps nor frees pages, that was the driver's part (RULE-19).
+
+        SVM-R48: off the tree under notifier_lock: a callback that has come across the range is waited for.
+        """
         self.assert_driver_lock()
         notifier = self.find_notifier(range_.start)
         if notifier is None:
@@ -209,7 +218,7 @@ class DrmGpusvm(DrmGpusvmPlacement):
 
     async def silence(self, notifier: GpusvmNotifier) -> None:
         """SVM-R50: no callback may run while ranges are taken away (SVM-B46)."""
-        if self.notifier_lock.holders():
+        if notifier.interval in self.mm.subscriptions.calling:
             self.engine.count("SVM-R50")
         await self.core.call(IntervalNotifierRemove(notifier.interval))
         notifier.removed = True

@@ -30,6 +30,7 @@ from svm_actors.gpu.address import Direction, DmaAddr, Proto
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmPfn, HmmRange
 from svm_actors.mm.messages import HmmRangeFaultUnlocked
+from svm_actors.mm.page_table import Entry
 
 if TYPE_CHECKING:
     from svm_actors.drm.pagemap import DrmPagemap
@@ -158,6 +159,7 @@ class DrmGpusvmPages(DrmGpusvmBase):
                 return
             flags = Hmm.REQ_FAULT if ctx.read_only else Hmm.REQ_FAULT | Hmm.REQ_WRITE
             walk = await self.new_walk(notifier, start, end, flags, ctx.device_private_page_owner)
+            self.note_away(mm, walk)
             await self.walk_pages(mm, walk, deadline)
             self.zero_iova_state(pages)
             if await self._map(pages, walk, ctx):
@@ -184,6 +186,12 @@ class DrmGpusvmPages(DrmGpusvmBase):
         """A zeroed pfn array for hmm."""
         await self.might_reclaim("pfns")
         return HmmRange(notifier, 0, start, end, [HMM_NONE] * (end - start), flags, dev_private_owner=owner)
+
+    def note_away(self, mm: Mm, walk: HmmRange) -> None:
+        """SVM-R55: without an owner the walk faults on device pages, which brings them home."""
+        entries = (mm.page_table.get(vpn) for vpn in range(walk.start, walk.end))
+        if walk.dev_private_owner is None and any(pte and pte.kind is Entry.DEVICE_PRIVATE for pte in entries):
+            self.engine.count("SVM-R55")
 
     async def walk_pages(self, mm: Mm, walk: HmmRange, deadline: int) -> None:
         """SVM-R06, SVM-R01: steps 4 and 5; the sequence is that of before the walk (SVM-B49)."""

@@ -144,11 +144,16 @@ class DrmPagemap(Actor):
         self.refs += 1
 
     def put(self) -> None:
-        """drm_pagemap_put: the last one makes the region inactive, or without a cache destroys it (RULE-49)."""
+        """drm_pagemap_put: the last one makes the region inactive, or without a cache destroys it (RULE-49).
+
+        PGM-R33: it is not the driver's when pages are in use: their zone data has references too.
+        """
         self.refs -= 1
         if self.refs < 0:
             raise PropertyFailed("lifetime", "RULE-49", f"{self.name} is put more often than it was taken")
         if self.refs:
+            if self.pgmap.live and self.refs <= self.live_zdds:
+                self.engine.count("PGM-R33")
             return
         if self.pgmap.live:
             raise PropertyFailed("lifetime", "PGM-R33", f"{self.name} is destroyed with device pages in use")
@@ -198,7 +203,7 @@ class DrmPagemap(Actor):
             await self.populate_locked(message)
 
     async def populate_locked(self, message: PopulateMm) -> None:
-        """M1: no VMA of the window goes or changes from the look at it to finalize (PGM-B53)."""
+        """M1, SVM-R17: no VMA of the window goes or changes from the look at it to finalize (PGM-B53)."""
         async with message.mm.mmap_lock.reading():
             await self.ops.populate_mm(self, message.mm, message.start, message.end, message.timeslice_ns)
 

@@ -48,7 +48,7 @@ class PagemapShrinker:
             cache.queued.complete_all()
 
     async def cancel(self, pagemap: DrmPagemap) -> bool:
-        """PGM-R12: take a pagemap off the list; False when a scan was faster (PGM-B48)."""
+        """PGM-R12, SVM-R35: take a pagemap off the list; False when a scan was faster (PGM-B48)."""
         async with self.lock:
             listed = pagemap in self.list
             if listed:
@@ -140,6 +140,7 @@ class PagemapCache:
                 if self.is_listed():
                     return await self._revive(pagemap)
             self.engine.count("PGM-R12")
+            self.engine.count("SVM-R35")
             await self.queued.wait()
 
     def get_unless_zero(self, pagemap: DrmPagemap) -> bool:
@@ -157,6 +158,7 @@ class PagemapCache:
         """Under ``lock``: inactive and listed; None, and no pointer, when the shrinker has it."""
         if not await self.shrinker.cancel(pagemap):
             self.engine.count("PGM-R12")
+            self.engine.count("SVM-R35")
             self.dpagemap = None
             return None
         self.engine.count("pagemap.revived")

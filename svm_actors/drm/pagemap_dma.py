@@ -119,6 +119,8 @@ class DmaBatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """PGM-R26: nobody has unlocked or put a destination yet."""
+        if error is not None and self.mapped:
+            self.dpagemap.engine.count("PGM-R26")
         if error is None or isinstance(error, KernelError):
             await self.unmap()
 

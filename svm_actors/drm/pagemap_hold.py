@@ -7,13 +7,19 @@ system, for the code that asks for it is the module's own.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from svm_actors.engine.errors import EBUSY, PropertyFailed
+
+if TYPE_CHECKING:
+    from svm_actors.engine.engine import Engine
 
 
 class Provider:
     """The module of a driver."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine = engine
         self.name = name
         self.refs = 0
         """Regions that hold it."""
@@ -34,7 +40,8 @@ class Provider:
             raise PropertyFailed("lifetime", "RULE-52", f"code of {self.name} is run after it was unloaded")
 
     def unload(self) -> None:
-        """rmmod.  -EBUSY while somebody holds it."""
+        """SVM-R36: rmmod.  -EBUSY while a region holds it, for its last page may be anybody's."""
         if self.refs:
+            self.engine.count("SVM-R36")
             raise EBUSY
         self.unloaded = True

@@ -68,12 +68,14 @@ class ToDevmem:
         try:
             vma = self.check_window(mm, start, end)
         except KernelError:
+            self.engine.count("PGM-R34")
             self.refuse(devmem)
             raise
         zdd = self.engine.parts.of(Zdd)(devmem)
         error = await self._attempt(zdd, self._setup_args(mm, vma, start, end), details)
         zdd.put()
         if error is not None:
+            self.engine.count("PGM-R34")
             raise error
 
     # -- M1 to M3 --------------------------------------------------------------------
@@ -83,8 +85,10 @@ class ToDevmem:
         devmem.release()
 
     def check_window(self, mm: Mm, start: int, end: int) -> Vma:
-        """M1: the window lies in one anonymous VMA (removed by PGM-B53)."""
+        """SVM-R17, M1: the window still lies in one anonymous VMA, which stays while mmap_lock is held."""
         vma = mm.find_vma(start)
+        if vma is None or end > vma.end:
+            self.engine.count("SVM-R17")
         if vma is None:
             raise ENOENT
         if end > vma.end or end <= start:
@@ -117,15 +121,18 @@ class ToDevmem:
             error = failure
             self.engine.parts.of(drop_destinations)(args.dst)
         if moving:
+            zdd.devmem.filling = True
             self.engine.emit(DevmemPlaced(zdd.devmem, details.timeslice_ns))
         await self.core.call(MigrateVmaPages(args))
         self.retire_sources(args.src)
         if moving:
             error = self.judge_moved(args)
         await self.core.call(MigrateVmaFinalize(args))
+        zdd.devmem.filling = False
         for source in sources:
             source.d2d_sources -= 1
         if error is None and moving:
+            zdd.devmem.filled = True
             self.engine.count("migrate.to_vram")
             self.engine.emit(DevmemFilled(zdd.devmem))
         elif isinstance(error, EBUSY):
@@ -224,11 +231,19 @@ class ToDevmem:
             async with self.new_batch(self.dpagemap.gpu) as batch:
                 await batch.map_system(sources, Direction.TO_DEVICE)
                 await devmem.ops.copy_to_devmem(targets, batch.addrs, fence)
+                self.note_touched(sources)
             return
         source_ops = zdd_of(next(folio for folio in sources if folio is not None)).devmem.ops
         async with self.new_batch(copier.gpu) as batch:
             await batch.map_peer(self.dpagemap, targets, Direction.FROM_DEVICE)
             await source_ops.copy_to_ram(sources, batch.addrs, fence)
+            self.note_touched(sources)
+
+    def note_touched(self, sources: list[Folio | None]) -> None:
+        """SVM-R16, PGM-R25: a CPU thread wanted a page while it was copied; it waits at the migration entry."""
+        if any(folio is not None and folio.lock.parked for folio in sources):
+            self.engine.count("SVM-R16")
+            self.engine.count("PGM-R25")
 
     # -- M9 --------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ class _Home:
         async with self.new_batch() as batch:
             await batch.map_system(dst, Direction.FROM_DEVICE)
             await devmem.ops.copy_to_ram(pages, batch.addrs, None)
+            if any(folio is not None and folio.lock.parked for folio in pages):
+                self.engine.count("PGM-R25")
 
     async def fill(
         self, src: list[MigratePfn], devmem: Devmem, only: Zdd | None
@@ -116,6 +118,7 @@ class ToRam(_Home):
     async def run(self, fault: VmFault) -> None:
         """C1 to C6.  -EFAULT (SIGBUS) on any error; otherwise the access is tried again."""
         zdd = zdd_of(fault.page)
+        self.note_maker(zdd.devmem)
         if self.in_timeslice(zdd.devmem):
             self.let_time_pass(fault, zdd.devmem)
             return
@@ -131,6 +134,7 @@ class ToRam(_Home):
         except KernelError as error:
             return error
         self.note_others(args, zdd)
+        self.note_last(fault_page=args.fault_page)
         if self.nothing_collected(args):
             return None
         return await self._move(args, zdd)
@@ -175,6 +179,18 @@ class ToRam(_Home):
         if zdd.refs > ours and not all(entry.migrate for entry in args.src):
             self.engine.count("PGM-R01")
 
+    def note_maker(self, devmem: Devmem) -> None:
+        """PGM-R30: the first page can be had, and who brought it is not through; PGM-R24: its deadline counts."""
+        if devmem.filling:
+            self.engine.count("PGM-R30")
+            if self.engine.now < devmem.timeslice_expiration:
+                self.engine.count("PGM-R24")
+
+    def note_last(self, fault_page: Folio | None) -> None:
+        """SVM-R15: the page was dropped meanwhile; this fault's reference alone keeps it and its zone data."""
+        if fault_page is not None and fault_page.refcount == fault_page.refs.get("fault"):
+            self.engine.count("SVM-R15")
+
     def nothing_collected(self, args: MigrateVma) -> bool:
         """PGM-R01: another thread took the whole window; its result is ours (RULE-57)."""
         if args.cpages:
@@ -216,7 +232,7 @@ class EvictPasses(_Home):
     """drm_pagemap_evict_to_ram."""
 
     async def run(self, devmem: Devmem) -> None:
-        """E1 to E4, by physical pages alone (RULE-48, PGM-B36).
+        """E1 to E4, by physical pages alone: mremap may move them about (SVM-R19, RULE-48, PGM-B36).
 
         Returns when ``detached``; -EBUSY, -EFAULT, -ENOMEM.
         """
@@ -239,7 +255,7 @@ class EvictPasses(_Home):
             self.engine.count("PGM-R32")
 
     def next_pass(self, number: int) -> int | None:
-        """PGM-R03: three passes; what others hold on to all that time stays, and the eviction has failed (PGM-B01)."""
+        """PGM-R03, SVM-R14: three passes; what others hold on to all that time stays: -EBUSY (PGM-B01)."""
         return number + 1 if number + 1 < EVICT_PASSES else None
 
     async def start_pass(self, number: int) -> None:
@@ -250,7 +266,7 @@ class EvictPasses(_Home):
             await self.engine.step("local", self.dpagemap, "cond_resched")
 
     def finished(self, devmem: Devmem) -> bool:
-        """Never judged by counts: only when the last device folio is free (RULE-48, PGM-B37)."""
+        """Never judged by counts: only when the last device folio is free (SVM-R14, RULE-48, PGM-B37)."""
         return devmem.detached.done
 
     async def _pass(self, devmem: Devmem) -> KernelError | None:
@@ -303,9 +319,12 @@ class EvictPasses(_Home):
             raise error
 
     def note_skipped(self, src: list[MigratePfn], pfns: list[int]) -> None:
-        """PGM-R03: a page under a CPU fault is skipped, it normally leaves by that fault; PGM-R05:
+        """PGM-R03, SVM-R14: a page under a CPU fault is skipped, it normally leaves by that fault; PGM-R05:
         one under a device-to-device copy likewise.  The next pass looks again."""
         for entry, pfn in zip(src, pfns, strict=True):
             folio = self.dpagemap.pgmap.live.get(pfn)
             if entry.folio is None and folio is not None and folio.lock.locked:
-                self.engine.count("PGM-R05" if zdd_of(folio).d2d_sources else "PGM-R03")
+                between_devices = zdd_of(folio).d2d_sources
+                self.engine.count("PGM-R05" if between_devices else "PGM-R03")
+                if not between_devices:
+                    self.engine.count("SVM-R14")

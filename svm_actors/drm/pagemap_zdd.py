@@ -82,6 +82,8 @@ class Devmem:
         "buffer",
         "detached",
         "dpagemap",
+        "filled",
+        "filling",
         "holds_mm",
         "mm",
         "name",
@@ -119,6 +121,10 @@ class Devmem:
         self.pre_migrate_fence = fence
         """What the destination must wait for before the first copy: clear, earlier eviction."""
         self.released = False
+        self.filling = False
+        """Entries are being pointed here, and the maker is not through; for window events only."""
+        self.filled = False
+        """The maker is through, and all of the window came here; for window events only."""
         self.holds_mm = False
         dpagemap.allocations += 1
 
@@ -173,7 +179,10 @@ class Zdd:
         self.dpagemap.put()
 
     def attach(self, folio: Folio) -> None:
-        """PGM-R33: point a freshly initialised folio here; it carries one reference until it is free (PGM-B46)."""
+        """PGM-R33: point a freshly initialised folio here; it carries one reference until it is free.
+
+        SVM-R15: so whoever has the page has its zone data too (PGM-B46).
+        """
         self.refs += 1
         folio.zone_device_data = self
 

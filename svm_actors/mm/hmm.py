@@ -75,10 +75,18 @@ async def hmm_range_fault(core: CoreMm, range_: HmmRange) -> None:
 async def fault_in(core: CoreMm, need: NeedsFault) -> None:
     """hmm_vma_fault: page by page; errors as INV-35 lists them: only running out of memory is -ENOMEM (MM-B31)."""
     for vpn in range(need.start, need.end):
+        note_locked(core, need.vma, vpn)
         try:
             await handle_mm_fault(core, need.vma.mm, need.vma, vpn, need.write)
         except (SIGBUS, SIGSEGV):
             raise EFAULT from None
+
+
+def note_locked(core: CoreMm, vma: Vma, vpn: int) -> None:
+    """SVM-R33: the walk comes to a device page that somebody has locked: its fault sleeps until that is over."""
+    pte = vma.mm.page_table.get(vpn)
+    if pte is not None and pte.kind is Entry.DEVICE_PRIVATE and pte.folio.lock.locked:
+        core.engine.count("SVM-R33")
 
 
 async def hmm_range_fault_unlocked(core: CoreMm, range_: HmmRange, timeout: int) -> None:

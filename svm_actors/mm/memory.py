@@ -264,7 +264,7 @@ async def device_private_fault(
 ) -> Fault:
     """do_swap_page for a device-private entry (section 10): lock the page, then reference it (MM-R07).
 
-    The other way round, those who queue for the page defeat its migration (MM-B01).
+    The other way round, those who queue for the page defeat its migration (SVM-R13, MM-B01).
     """
     if vma_locked:
         return Fault.RETRY
@@ -275,6 +275,8 @@ async def device_private_fault(
         return Fault.DONE
     if not folio.lock.trylock_now():
         core.engine.count("MM-R07")
+        if folio.lock.parked:
+            core.engine.count("SVM-R13")
         if vma.mm.mmap_lock.parked:
             core.engine.count("MM-R26")
         await parts.of(wait_for_locker)(folio)
@@ -291,8 +293,15 @@ async def device_private_fault(
     finally:
         if not core.engine.closing:
             await parts.of(release_fault_page)(core, folio)
-    await core.engine.sleep(fault.pause_ns, "timeslice")
+    await parts.of(sit_out)(core, fault, seen)
     return Fault.DONE
+
+
+async def sit_out(core: CoreMm, fault: VmFault, seen: Pte) -> None:
+    """PGM-R11: a timeslice is waited for with no page in hand; munmap, exit and eviction do not wait for it."""
+    await core.engine.sleep(fault.pause_ns, "timeslice")
+    if fault.pause_ns and (fault.vma.mm.mmap_lock.parked or not is_same_entry(fault.vma, fault.vpn, seen)):
+        core.engine.count("PGM-R11")
 
 
 def is_same_entry(vma: Vma, vpn: int, seen: Pte) -> bool:
@@ -301,7 +310,10 @@ def is_same_entry(vma: Vma, vpn: int, seen: Pte) -> bool:
 
 
 def hold_fault_page(folio: Folio) -> None:
-    """MM-B04: a reference for the whole of migrate_to_ram, taken under the ptl and after the lock."""
+    """MM-B04: a reference for the whole of migrate_to_ram, taken under the ptl and after the lock.
+
+    SVM-R15: with it stay the page's zone data, whoever else drops the page.
+    """
     folio.get("fault")
 
 
@@ -314,7 +326,11 @@ async def release_fault_page(core: CoreMm, folio: Folio) -> None:
 
 async def wait_for_locker(folio: Folio) -> None:
     """MM-R07, MM-R24: queued in the page-table section, holding nothing: the entry keeps the page for as long as
-    that takes, and whoever wakes up looks at the entry again, never at the page (MM-B69)."""
+    that takes, and whoever wakes up looks at the entry again, never at the page (MM-B69).
+
+    PGM-R13, SVM-R33: asleep, not in a loop of faults, which would keep what the holder needs from running."""
+    if folio.lock.locked:
+        folio.engine.count("PGM-R13")
     await folio.lock.wait_clear()
 
 

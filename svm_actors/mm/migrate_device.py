@@ -85,13 +85,22 @@ def collect_entry(args: MigrateVma, vma: Vma, vpn: int, out: MigratePfn) -> None
     if not selected(args, pte):
         return
     folio: Folio = pte.folio
-    is_fault_page = folio is args.fault_page
-    if not is_fault_page and not folio.lock.trylock_now():
-        folio.engine.count("MM-R09")
+    if not lock_to_collect(args, folio):
         return
     folio.get("collect")
     vma.engine.parts.of(install_migration_entry)(vma, vpn, pte)
     out.folio, out.migrate, out.write = folio, True, pte.writable
+
+
+def lock_to_collect(args: MigrateVma, folio: Folio) -> bool:
+    """MM-R09: a busy page is left out.  PGM-R29: the faulting page is locked by the core already, and stays so."""
+    if folio is args.fault_page:
+        folio.engine.count("PGM-R29")
+        return True
+    if folio.lock.trylock_now():
+        return True
+    folio.engine.count("MM-R09")
+    return False
 
 
 def selected(args: MigrateVma, pte: Pte) -> bool:
@@ -350,6 +359,8 @@ async def migrate_device_pfns(core: CoreMm, pgmap: DevPagemap, pfns: list[int]) 
         if pgmap.live.get(pfn) is not folio or not core.engine.parts.of(trylock_for_eviction)(folio):
             continue
         folio.get("collect")
+        if folio.mapcount > 1:
+            core.engine.count("SVM-R20")
         entry.folio, entry.migrate = folio, True
     await migrate_device_unmap(core, src, None)
     return src

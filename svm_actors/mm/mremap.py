@@ -186,6 +186,8 @@ async def move_page_tables(core: CoreMm, vma: Vma, copy: Vma, start: int, end: i
             for vpn, pte in mm.page_table.entries(table, start, end):
                 if pte.kind is Entry.MIGRATION:
                     core.engine.count("MM-R13")
+                    if pte.folio.is_device_private:
+                        core.engine.count("SVM-R19")
                 mm.page_table.clear(vpn)
                 mm.page_table.set(vpn - start + target, pte)
     await mm.subscriptions.invalidate_range_end(event)

@@ -137,7 +137,7 @@ async def rmap_walk(folio: Folio, visit: Visitor) -> None:
 
 
 async def try_to_migrate(core: CoreMm, folio: Folio) -> None:
-    """Replace every entry of the folio by a MIGRATION entry, in every address space (PGM-B40).  Folio locked."""
+    """Put a MIGRATION entry for every entry of the locked folio, in every address space (SVM-R20, PGM-B40)."""
 
     async def visit(vma: Vma, vpn: int) -> bool:
         await try_to_migrate_one(core, folio, vma, vpn)

@@ -53,7 +53,7 @@ class XeDriver:
         """Read by migrations to device memory; write by the second attempt of one that lost (SVM-R09)."""
         self.owners = engine.parts.of(OwnerList)()
         """Owner groups of VMs and regions."""
-        self.module = Provider("xe")
+        self.module = Provider(engine, "xe")
         """The driver's code."""
         engine.lockdep.declare(*LOCK_ORDER)
         engine.lockdep.declare(INVALIDATE_START, "notifier_lock")

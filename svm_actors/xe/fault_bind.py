@@ -89,7 +89,7 @@ class FaultIoctl(Ioctl):
     async def _map_mirror(self, op: BindOp) -> None:
         if op.placement not in ("vram", "system") or op.addr + op.npages > TASK_PAGES:
             raise EINVAL
-        if op.flags & ~(BindFlag.READONLY | BindFlag.DUMPABLE):
+        if op.flags & ~(BindFlag.READONLY | BindFlag.DUMPABLE | BindFlag.MADVISE_AUTORESET):
             raise EINVAL
         start, end = self.absorb(op)
         self.bind_ops.replaced_by = op
@@ -115,7 +115,9 @@ class FaultIoctl(Ioctl):
         read_only = bool(op.flags & BindFlag.READONLY)
         if mirror is None or mirror.attr != DEFAULT_ATTR:
             return False
-        return (mirror.read_only, mirror.preferred_loc) == (read_only, op.placement)
+        autoreset = bool(op.flags & BindFlag.MADVISE_AUTORESET)
+        alike = (mirror.read_only, mirror.preferred_loc, mirror.autoreset)
+        return alike == (read_only, op.placement, autoreset)
 
     async def new_vma(self, op: BindOp) -> XeBindVma:
         """Entries come with the first fault, unless they were asked for."""
@@ -124,7 +126,8 @@ class FaultIoctl(Ioctl):
             vma.deferred = not op.flags & BindFlag.IMMEDIATE
             return vma
         read_only = bool(op.flags & BindFlag.READONLY)
-        mirror = XeVma(op.addr, op.addr + op.npages, read_only, op.placement)
+        autoreset = bool(op.flags & BindFlag.MADVISE_AUTORESET)
+        mirror = XeVma(op.addr, op.addr + op.npages, read_only, op.placement, autoreset=autoreset)
         vma = XeBindVma(self.vm, op.addr, op.npages, read_only=read_only, mirror=mirror)
         vma.deferred = True
         vma.born()

@@ -10,8 +10,7 @@ which is that of the gpusvm.  The two sides meet in three places:
 
 Jobs are long-running, without preempt fences: what a queue may not touch any more is zapped, and it faults.
 
-Simplified: no ``last_fault_vma`` (the tree is searched each time), so nothing can dangle there (SVM-R39, SVM-S03);
-no attributes but the preferred location, so the garbage collector resets none.
+Simplified: no ``last_fault_vma`` (the tree is searched each time), so nothing can dangle there (SVM-R39, SVM-S03).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from svm_actors.engine.errors import EINVAL, EngineError
 from svm_actors.engine.locks import RwSem
 from svm_actors.gpu.page_table import GpuPte
+from svm_actors.xe.autoreset import reset_attributes
 from svm_actors.xe.bind_vma import XeBindVma
 from svm_actors.xe.fault_bind import FaultIoctl
 from svm_actors.xe.fault_resv import SharedResv
@@ -119,6 +119,10 @@ class XeFaultVm(XeBindVm):
         self.pt_tree.commit([PtUpdate(start, end, entries)])
         if fence is not None:
             self.range_fences.insert(start, end, fence)
+
+    async def reset_attributes(self, start: int, end: int) -> bool:
+        """Of a span whose memory is gone, where a mirror asks for it; True when a vma was replaced."""
+        return await self.engine.parts.of(reset_attributes)(self, start, end)
 
     # -- faults ----------------------------------------------------------------------------
 

@@ -8,14 +8,15 @@ RULE-19).
 A partly unmapped range is destroyed as a whole; smaller ones are built by later faults (SVM-R52), and
 pages of it that are still in device memory stay there (SVM-S17).
 
-Simplified: no attributes on GPU VMAs yet, so nothing is reset and -EAGAIN never comes from here.
+Attributes of a vma that asks for it are reset when memory of it goes (:mod:`svm_actors.xe.autoreset`), which may
+replace the vma: -EAGAIN (SVM-R24).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.engine.errors import ENOENT, KernelError
+from svm_actors.engine.errors import EAGAIN, ENOENT, KernelError
 from svm_actors.engine.locks import SpinLock, WaitQueue
 from svm_actors.xe.svm_range import Link, XeSvmRange
 
@@ -31,6 +32,8 @@ class GarbageCollector:
         self.engine = vm.engine
         self.lock = SpinLock(vm.engine, f"{vm.name}.gc_lock", "gc_lock")
         self.ranges: list[XeSvmRange] = []
+        self.emptied: list[tuple[int, int]] = []
+        """Spans of ranges that were taken apart, and attributes not reset yet."""
         self.disabled = False
         self.running = False
         """The work item is at it."""
@@ -67,12 +70,33 @@ class GarbageCollector:
     # -- collecting --------------------------------------------------------------------
 
     async def run(self) -> None:
-        """xe_svm_garbage_collector.  -ENOENT closed or killed VM; a failing unbind kills the VM."""
+        """xe_svm_garbage_collector.  -ENOENT closed or killed VM; a failing unbind kills the VM.
+
+        -EAGAIN a vma was replaced; everything is collected all the same.
+        """
+        await self.collect()
+        self.report(await self.reset_emptied())
+
+    def report(self, replaced: bool) -> None:
+        """SVM-R24: -EAGAIN to whoever may have a vma at hand that is not there any more (RULE-31, SVM-B51)."""
+        if replaced:
+            raise EAGAIN
+
+    async def reset_emptied(self) -> bool:
+        """Attributes end with their memory, where that was asked for; True when a vma was replaced."""
+        replaced = False
+        while self.emptied:
+            replaced |= await self.vm.reset_attributes(*self.emptied.pop(0))
+        return replaced
+
+    async def collect(self) -> None:
+        """All but the attributes.  -ENOENT closed or killed VM; a failing unbind kills the VM."""
         self.vm.assert_locked()
         if self.vm.closed:
             raise ENOENT
         while (range_ := await self._pop()) is not None:
             await self._collect(range_)
+            self.emptied.append((range_.start, range_.end))
 
     async def _pop(self) -> XeSvmRange | None:
         """Plain deletion: the link keeps looking linked (RULE-25)."""
@@ -96,7 +120,7 @@ class GarbageCollector:
         """SVM-R52: the whole range, however little of it was unmapped (SVM-B60).
 
         SVM-R41, SVM-R48: unmapped while a callback still finds it, and taken off the tree after that (SVM-B34).
-        Attributes belong to addresses and outlive their memory, for nobody has asked to reset them (SVM-B22).
+        Attributes belong to addresses and outlive their memory, unless their reset was asked for (SVM-B22).
         """
         vm = self.vm
         range_.must_live()

@@ -127,7 +127,11 @@ class VmMadvise:
         self.start, self.end = args.span
 
     async def run(self) -> None:
-        """Split, set, zap; the last two in one section (SVM-R25, SVM-B48)."""
+        """Split, set, zap; the last two in one section (SVM-R25, SVM-B48).
+
+        What is still to be reset goes first, or it would take what is set now.
+        """
+        await self.vm.gc.reset_emptied()
         for edge in (self.start, self.end):
             await self.drop_straddlers(edge)
         await self.split()
@@ -167,6 +171,8 @@ class VmMadvise:
                 self.engine.count(f"gpu.range_evict.{error.code}")
         await vm.pt.unbind_range(range_)
         await vm.resv.wait_all()
+        if range_.flags.unmapped or vm.notifier_lock.holders():
+            self.engine.count("SVM-R41")
         await vm.gc.collect_now(range_)
 
     async def split(self) -> None:

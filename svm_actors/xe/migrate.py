@@ -63,7 +63,7 @@ class Migrate:
         return fence
 
     async def wait_copy(self, last: Fence) -> None:
-        """PGM-R25: the copy is over before any CPU entry names its target."""
+        """PGM-R25, SVM-R16: the copy is over before any CPU entry names its target."""
         await last.wait()
 
     def _runs(self, pages: Pages, addrs: Addrs) -> Iterator[list[tuple[Folio, DmaAddr]]]:

@@ -41,7 +41,7 @@ class XePagemap:
         self.core = core
         self.gpu = gpu
         self.name = f"{gpu.name}.pagemap"
-        self.provider = provider if provider is not None else Provider("xe")
+        self.provider = provider if provider is not None else Provider(self.engine, "xe")
         """The driver's module."""
         self.hold_provider()
         self.unplugged = False
@@ -64,7 +64,7 @@ class XePagemap:
         self.dpagemap.start()
 
     def hold_provider(self) -> None:
-        """PGM-R28: the module stays for as long as the region does, which its last page decides (PGM-B09)."""
+        """PGM-R28, SVM-R36: the module stays for as long as the region does, which its last page decides (PGM-B09)."""
         self.provider.get()
 
     async def drop_provider(self, _dpagemap: DrmPagemap) -> None:
@@ -85,9 +85,10 @@ class XePagemap:
             gpu.iommu.unmap(addr.addr)
 
     def enter_device(self) -> None:
-        """PGM-R28: drm_dev_enter: from here to :meth:`exit_device` removal waits.  -ENODEV after it (PGM-B52)."""
+        """PGM-R28, SVM-R34: drm_dev_enter: until :meth:`exit_device` removal waits.  -ENODEV after it (PGM-B52)."""
         if self.unplugged:
             self.engine.count("PGM-R28")
+            self.engine.count("SVM-R34")
             raise ENODEV
         self._inside += 1
 
@@ -101,6 +102,7 @@ class XePagemap:
         self.unplugged = True
         if self._inside:
             self.engine.count("PGM-R28")
+            self.engine.count("SVM-R34")
         await self._left.wait_event(lambda: not self._inside)
 
     async def populate_mm(self, dpagemap: DrmPagemap, mm: Mm, start: int, end: int, timeslice_ns: int) -> None:
@@ -147,10 +149,16 @@ class XePagemap:
             await self.dpagemap.migrate_to_devmem(devmem, mm, start, end, MigrateDetails(timeslice_ns))
         except KernelError as failure:
             error = failure
+        self.note_lost(devmem)
         self.let_go(bo)
         await bo.put()
         if error is not None:
             raise error
+
+    def note_lost(self, devmem: Devmem) -> None:
+        """SVM-R18: it was filled, and everything in it is gone again; the creator's reference alone keeps the BO."""
+        if devmem.filled and devmem.released:
+            self.engine.count("SVM-R18")
 
     def pre_migrate_fence(self, bo: Bo) -> Fence | None:
         """PGM-R08: what the first copy into this BO must wait for (its clear)."""

@@ -66,6 +66,7 @@ class XePt:
         async with gpusvm.notifier_lock.reading():
             if not gpusvm.pages_valid(range_.pages):
                 self.engine.count("SVM-R02")
+                self.note_evicted(range_)
                 raise EAGAIN
             cursor = range_.pages.array
         assert cursor is not None
@@ -84,9 +85,13 @@ class XePt:
         if not self.vm.svm.gpusvm.pages_valid(range_.pages):
             self.engine.count("SVM-R02")
             self.engine.count("SVM-R49")
-            if any(page.addr.proto is Proto.VRAM for page in range_.pages.entries):
-                self.engine.count("SVM-R12")
+            self.note_evicted(range_)
             raise EAGAIN
+
+    def note_evicted(self, range_: XeSvmRange) -> None:
+        """SVM-R12: what was given back was device memory: it was brought there, and left before it could be used."""
+        if any(page.addr.proto is Proto.VRAM for page in range_.pages.entries):
+            self.engine.count("SVM-R12")
 
     def _may_use_cpu(self) -> bool:
         """The CPU writes entries only when nothing is pending on the VM."""

@@ -17,7 +17,8 @@ from svm_actors.engine.errors import EACCES, EBUSY, EOPNOTSUPP, KernelError
 from svm_actors.gpu.fault import Access
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.mmu_notifier import Event, NotifierRange
-from svm_actors.xe.svm_range import XeSvmRange
+from svm_actors.mm.page_table import Entry
+from svm_actors.xe.svm_range import Link, XeSvmRange
 from svm_actors.xe.vm_attr import Atomic
 
 if TYPE_CHECKING:
@@ -147,10 +148,16 @@ class XeSvm:
         SVM-R23: a closed VM takes nothing for its garbage collector any more.
         """
         range_.must_live()
+        self.note_leaving(range_)
         await self.gpusvm.unmap_pages(range_.pages, in_notifier=True)
         if event.event is Event.UNMAP and not closed:
             set_unmapped(range_, [range_.pages], event)
             await self.vm.gc.add(range_)
+
+    def note_leaving(self, range_: XeSvmRange) -> None:
+        """SVM-R48: the garbage collector has the range; notifier_lock keeps it in the tree for this callback."""
+        if range_.link is Link.POPPED:
+            self.engine.count("SVM-R48")
 
     # -- what a fault needs --------------------------------------------------------------
 
@@ -193,13 +200,21 @@ class XeSvm:
             await self._populate(range_, ctx, target)
             return
         except EBUSY:
-            self.engine.count("SVM-R09")
+            self.note_rivals(range_, target)
         finally:
             lock.release()
         await self.second_attempt(range_, ctx, target)
 
+    def note_rivals(self, range_: XeSvmRange, target: DrmPagemap) -> None:
+        """SVM-R09: somebody else is at these pages.  PGM-R14: another device has some of them by now."""
+        self.engine.count("SVM-R09")
+        entries = (self.vm.mm.page_table.get(vpn) for vpn in range(range_.start, range_.end))
+        folios = [pte.folio for pte in entries if pte is not None and pte.kind is Entry.DEVICE_PRIVATE]
+        if any(folio.pgmap is not target.pgmap for folio in folios):
+            self.engine.count("PGM-R14")
+
     async def second_attempt(self, range_: XeSvmRange, ctx: GpusvmCtx, target: DrmPagemap) -> None:
-        """SVM-R09: nobody else migrates meanwhile, and the range is in one piece again (SVM-B20)."""
+        """SVM-R09, PGM-R14: nobody else migrates meanwhile, and the range is in one piece again (SVM-B20)."""
         lock = self.vm.device.driver.migrate_lock
         await lock.write()
         try:

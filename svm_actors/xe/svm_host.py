@@ -106,5 +106,8 @@ class SvmHost(Protocol):
     ) -> None:
         """SVM writes (or, without entries, clears) a span: at once, or by the job of ``fence``."""
 
+    async def reset_attributes(self, start: int, end: int) -> bool:
+        """Memory of a span is gone, vm->lock held for write; True when a GPU VMA was replaced."""
+
     async def serve(self, fault: PageFault) -> None:
         """Make the access of a fault possible, vm->lock held for write.  The error refuses it."""

@@ -57,7 +57,7 @@ def _ctx(vm: XeFaultVm, vma: XeVma, target: DrmPagemap | None, threshold: int = 
 
 async def _find(vm: XeFaultVm, vma: XeVma, vpn: int) -> XeSvmRange:
     """Made with no threshold: chunks need not be populated.  Dead ranges first, as in a fault (SVM-R04)."""
-    await vm.gc.run()
+    await vm.gc.collect()
     range_ = await vm.svm.gpusvm.range_find_or_insert(vpn, vma.start, vma.end, _ctx(vm, vma, None))
     assert isinstance(range_, XeSvmRange)
     return range_

@@ -158,13 +158,14 @@ class Userptr:
         return GpusvmCtx(read_only=self.read_only)
 
     def stale(self) -> bool:
-        """xe_vma_userptr_check_repin: the pages are not, or no longer, those of the process.
+        """SVM-R29: xe_vma_userptr_check_repin: the pages are not, or no longer, those of the process.
 
         With notifier_lock held, a lasting answer; without it "True" is reliable, "False" a hint.
         """
         stale = self.notifier.check_retry(self.pages.notifier_seq)
         if stale and self.pages.array is not None:
             self.engine.count("VMB-R02")
+            self.engine.count("SVM-R29")
         return stale
 
     def dma_pages(self) -> list[tuple[DmaAddr, Folio]]:
@@ -247,6 +248,7 @@ class Userptr:
         if self.finish_in_use:
             self.engine.count("MM-R32")
             self.engine.count("VMB-R18")
+            self.engine.count("SVM-R30")
             return False
         self.finish_in_use = True
         return True

@@ -190,6 +190,10 @@ class XeVm:
     ) -> None:
         """Nobody but SVM writes entries here, so nobody needs to know."""
 
+    async def reset_attributes(self, start: int, end: int) -> bool:
+        """Nobody can advise on this kind of VM."""
+        return False
+
     # -- use -------------------------------------------------------------------------
 
     async def serve(self, fault: PageFault) -> None:

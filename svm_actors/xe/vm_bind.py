@@ -65,9 +65,11 @@ class BindFlag(enum.IntFlag):
     """No object: reads give 0, writes are dropped."""
     DUMPABLE = 8
     """Part of a core dump; no effect."""
+    MADVISE_AUTORESET = 16
+    """MAP_MIRROR: attributes go with the memory that they were set for (:mod:`svm_actors.xe.autoreset`)."""
 
 
-KNOWN_FLAGS: Final = 15
+KNOWN_FLAGS: Final = 31
 
 
 @attrs.frozen
@@ -139,6 +141,8 @@ def check(vm: XeBindVm, op: BindOp) -> None:
         return
     vm.gpuvm.check_range(op.addr, op.npages)
     if (op.kind is BindKind.MAP_MIRROR or op.region is not None) and not vm.faulting:
+        raise EINVAL
+    if op.flags & BindFlag.MADVISE_AUTORESET and op.kind is not BindKind.MAP_MIRROR:
         raise EINVAL
     null = bool(op.flags & BindFlag.NULL)
     if null and (op.kind is not BindKind.MAP or op.bo is not None):

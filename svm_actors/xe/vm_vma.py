@@ -33,6 +33,17 @@ class XeVma:
     """``vram`` (DEFAULT_DEVICE: the memory of the faulting device) or ``system`` (DEFAULT_SYSTEM)."""
     attr: VmaAttr = DEFAULT_ATTR
     """The other attributes."""
+    autoreset: bool = False
+    """They go when memory does."""
+
+    @property
+    def is_default(self) -> bool:
+        """Nobody has advised on it, or it has been forgotten."""
+        return self.preferred_loc == "vram" and self.attr == DEFAULT_ATTR
+
+    def reset(self) -> None:
+        """xe_vma_set_default_attributes."""
+        self.preferred_loc, self.attr = "vram", DEFAULT_ATTR
 
     def part(self, start: int, end: int) -> XeVma:
         """What stays of it, with its attributes."""

@@ -49,6 +49,20 @@ async def list_in_any_case(svm: XeSvm, range_: XeSvmRange, event: NotifierRange,
     await XeSvm._give_back(svm, range_, event, False)
 
 
+def keep_quiet(_gc: GarbageCollector, _replaced: bool) -> None:
+    """Nobody is told to look again."""
+
+
+SVM_B51 = Bug(
+    id="SVM-B51",
+    title="a fault goes on with a vma that the garbage collector has replaced",
+    removes="GarbageCollector.report",
+    races=("SVM-R24",),
+    oracles=("svm/SVM-R24",),
+    story="advice-goes-with-memory",
+    plant=replace_guard(GarbageCollector, "report", keep_quiet),
+)
+
 SVM_B14 = Bug(
     id="SVM-B14",
     title="closing a VM flushes its garbage collector, and late callbacks queue it again",

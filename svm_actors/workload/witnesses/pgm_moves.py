@@ -88,6 +88,25 @@ async def populate_beside_a_scanner(world: World) -> None:
     await read_pages(process, (0, 1))
 
 
+@witness("PGM-R06", SMALL)
+async def populate_under_a_late_scanner(world: World) -> None:
+    """A scanner gets hold of a page that has been taken apart already to be brought into device memory."""
+    process = await in_ram(world, 2)
+
+    async def scan() -> None:
+        for _ in range(world.choose(10, "delay") * 4):
+            await world.engine.step("local", None, "elsewhere")
+        for _ in range(3):
+            async with process.holding(at(1)):
+                await world.engine.step("local", None, "look")
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(scan)
+        nursery.start_soon(scan)
+        nursery.start_soon(try_populate, world, process, 0, 2)
+    await read_pages(process, (0, 1))
+
+
 @witness("PGM-R02", SMALL)
 async def populate_what_comes_home(world: World) -> None:
     """The CPU faults on pages in one allocation while they and more are brought into the next one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from svm_actors.gpu.program import GpuFault
 from svm_actors.mm.constants import PAGE_SIZE
+from svm_actors.mm.page_table import Entry
 from svm_actors.workload.witness import witness
 from svm_actors.workload.witnesses.svm_arena import FOUR, ONE, TWO, arena, at, expect, map_anew, must_succeed
 from svm_actors.world import World
@@ -85,3 +86,20 @@ async def advice_outlives_memory(world: World) -> None:
     await map_anew(process, 0, 1)
     refused = isinstance(await vm.atomic_add(at(0), 1), GpuFault)
     expect(refused, "SVM-B22", "an attribute is gone with the memory that was there")
+
+
+@witness("SVM-R24")
+async def advice_goes_with_memory(world: World) -> None:
+    """Attributes of a mirror go with its memory: part of it is mapped anew, and that part has the default ones."""
+    process = await arena(world, 2)
+    vm = await world.gpu().create_vm(process, mirror=False, **ONE)
+    await vm.bind_mirror(at(0), 2 * PAGE_SIZE, flags=BindFlag.MADVISE_AUTORESET)
+    await vm.madvise(at(0), 2 * PAGE_SIZE, preferred_location="system")
+    for page in range(2):
+        must_succeed(await vm.load(at(page)))
+    await map_anew(process, 0, 1)
+    await process.write(at(0), b"x")
+    must_succeed(await vm.load(at(0)))
+    for page, kind in ((0, Entry.DEVICE_PRIVATE), (1, Entry.PRESENT)):
+        entry = process.mm.page_table.get(at(page) // PAGE_SIZE)
+        expect(entry is not None and entry.kind is kind, "SVM-R24", f"page {page} is not where its attributes say")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.workload.witness import witness
 from svm_actors.workload.witnesses.svm_arena import FOUR, ONE, TWO, arena, at, map_anew, must_succeed
-from svm_actors.world import GpuVm, Process, World
+from svm_actors.world import Config, GpuVm, Process, World
 
 
 async def _load(vm: GpuVm, pages: tuple[int, ...]) -> None:
@@ -122,3 +122,71 @@ async def first_fault_in_an_invalidation(world: World) -> None:
         nursery.start_soon(drop, name="cpu")
         nursery.start_soon(_load, vm, (5, 4, 3), name="gpu")
         nursery.start_soon(_load, vm, (2, 1, 0), name="gpu")
+
+
+@witness("SVM-R04 SVM-R05 SVM-R48")
+async def memory_changes_at_one_go(world: World) -> None:
+    """Other memory takes the place of what the GPU faults on, again and again, and the old range is still about."""
+    process = await arena(world, 2)
+    vm = await world.gpu().create_vm(process, placement="system", **ONE)
+    await _load(vm, (0, 1))
+
+    async def replace(page: int) -> None:
+        for _ in range(5):
+            await map_anew(process, page, 1)
+
+    async with world.nursery() as nursery:
+        for page in range(2):
+            nursery.start_soon(replace, page, name="cpu")
+            nursery.start_soon(_load, vm, (page, page, page), name="gpu")
+
+
+@witness("SVM-R07 SVM-R27")
+async def faults_beside_a_callback(world: World) -> None:
+    """The process drops pages that the GPU has used, while the GPU faults on others, some of them twice at once."""
+    process = await arena(world, 8)
+    vm = await world.gpu().create_vm(process, placement="system", **TWO)
+    await _load(vm, (0,))
+
+    async def drop() -> None:
+        for _ in range(4):
+            await process.madvise(at(0), PAGE_SIZE, "dontneed")
+            await vm.load(at(0))
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(drop, name="cpu")
+        nursery.start_soon(_load, vm, (2, 4, 6), name="gpu")
+        nursery.start_soon(_load, vm, (3, 5, 7), name="gpu")
+
+
+@witness("SVM-R22 SVM-R50")
+async def close_of_many_notifiers(world: World) -> None:
+    """A VM whose memory is watched by many notifiers is closed while the process drops all of it."""
+    process = await arena(world, 4)
+    vm = await world.gpu().create_vm(process, placement="system", notifier_pages=1, **ONE)
+    await _load(vm, (0, 1, 2, 3))
+
+    async def drop() -> None:
+        for _ in range(4):
+            await process.madvise(at(0), 4 * PAGE_SIZE, "dontneed")
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(vm.close, name="close")
+        nursery.start_soon(drop, name="cpu")
+
+
+@witness("SVM-R12 SVM-R49", Config(vram_pages=2))
+async def eviction_under_faults(world: World) -> None:
+    """The GPU faults on pages that go to device memory, from where they are evicted before it can use them."""
+    process = await arena(world, 2)
+    vm = await world.gpu().create_vm(process, **ONE)
+
+    async def evict() -> None:
+        for _ in range(3):
+            for _ in range(world.choose(8, "delay") * 5):
+                await world.engine.step("local", None, "elsewhere")
+            await world.gpu().evict(2 * PAGE_SIZE)
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(_load, vm, (0, 1, 0), name="gpu")
+        nursery.start_soon(evict, name="evict")

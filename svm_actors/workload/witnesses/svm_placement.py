@@ -192,3 +192,53 @@ async def device_memory_in_64k(world: World) -> None:
         entry = process.mm.page_table.get(at(page) // PAGE_SIZE)
         found = None if entry is None else entry.kind
         expect(found is kind, "SVM-B12", f"page {page} is {found}, not {kind}")
+
+
+@witness("SVM-R09 SVM-R10 PGM-R14", Config(gpus=2, vram_pages=4))
+async def atomics_of_two_devices(world: World) -> None:
+    """Two GPUs, neither of which reaches the memory of the other one, want the same two pages for atomics."""
+    process = await arena(world, 2)
+    vms = [await world.gpu(index).create_vm(process, **TWO) for index in range(2)]
+
+    async def add(index: int) -> None:
+        for page in (0, 1):
+            must_succeed(await vms[index].atomic_add(at(page), 1), "PGM-R14")
+
+    async with world.nursery() as nursery:
+        for index in range(2):
+            nursery.start_soon(add, index, name=f"gpu{index}")
+
+
+@witness("SVM-R18")
+async def to_a_device_and_wanted_at_once(world: World) -> None:
+    """The CPU reads and drops pages while they are brought to the device: they may be gone before that is through."""
+    process = await arena(world, 1)
+    vm = await world.gpu().create_vm(process, **ONE)
+
+    async def want() -> None:
+        for _ in range(3):
+            await process.read(at(0))
+            await process.madvise(at(0), PAGE_SIZE, "dontneed")
+            await process.write(at(0), b"x")
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(want, name="cpu")
+        for _ in range(2):
+            must_succeed(await vm.load(at(0)))
+
+
+@witness("SVM-R37")
+async def permissions_cut_a_range(world: World) -> None:
+    """Half of a range becomes read-only for the CPU while the GPU uses the other half, and writable again."""
+    process = await arena(world, 2)
+    vm = await world.gpu().create_vm(process, placement="system", **TWO)
+    must_succeed(await vm.load(at(0)))
+
+    async def cut() -> None:
+        await process.mprotect(at(1), PAGE_SIZE, "r")
+        await process.mprotect(at(1), PAGE_SIZE, "rw")
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(cut, name="cpu")
+        for _ in range(2):
+            must_succeed(await vm.load(at(0)))
