@@ -123,6 +123,7 @@ class Coherence:
     """Listens to accesses and system calls; raises at the first read that returns an illegal value."""
 
     name = "coherence"
+    hears = (CpuAccess, GpuAccess, MirrorAccess, MmExited, RangeChanged, RangeChanging)
 
     def __init__(self, world: Any) -> None:
         self.world = world

@@ -28,6 +28,7 @@ class Invalidation:
     """Checks translations and the notifier protocol at every event of it."""
 
     name = "invalidation"
+    hears = (InvalidateEnded, InvalidateReturned, InvalidateStarted, NotifierRemoved)
 
     def __init__(self, world: Any) -> None:
         self.world = world

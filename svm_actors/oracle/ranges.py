@@ -32,6 +32,7 @@ class Ranges:
     """Looks at the ranges of every VM in fault mode."""
 
     name = "ranges"
+    hears = (InvalidateEnded, InvalidateReturned, RangeFound, TlbFilled)
 
     def __init__(self, world: Any) -> None:
         self.world = world

@@ -18,6 +18,7 @@ class Walks:
     """Listens to walks that fail."""
 
     name = "walks"
+    hears = (WalkFailed,)
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
