@@ -12,16 +12,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import PropertyFailed
 from svm_actors.engine.locks import Lock
 from svm_actors.mm.events import FaultPageLeft, FaultPageServed, FaultPageTaken, FolioMigrated, MigrationRefused
-from svm_actors.mm.folio import Folio
 from svm_actors.mm.memremap import VmFault
 from svm_actors.mm.page_table import Entry
 
 CORE_LOCKS = frozenset({"anon_vma", "folio_lock", "mmap_lock", "vma_lock"})
 """Classes of locks that belong to the core MM."""
+
+
+@attrs.define(eq=False)
+class Asked:
+    """A fault the driver was asked to serve."""
+
+    fault: VmFault
+    """What it was told."""
+    held: list[Lock]
+    """Locks that are not the core MM's, and which the thread had before."""
+    hindered: bool = False
+    """Somebody else was seen to have a reference or an entry of the page."""
 
 
 class FaultPages:
@@ -32,29 +45,24 @@ class FaultPages:
 
     def __init__(self, world: Any) -> None:
         self.engine: Engine = world.engine
-        self.refused: dict[int, bool] = {}
-        """By frame of a page under a CPU fault: somebody else was in the way."""
-        self.before: dict[int, list[Lock]] = {}
-        """By frame: the locks of the thread when it asked the driver."""
+        self.open: list[Asked] = []
+        """Faults that have asked the driver and are not through."""
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
         kind = type(event)
         if kind is FaultPageTaken:
             self._held(event.fault)
-            self.refused[event.fault.page.pfn] = False
-            self.before[event.fault.page.pfn] = self._locks()
+            self.open.append(Asked(event.fault, self._locks()))
         elif kind is FaultPageServed:
             self._held(event.fault)
-            self._no_lock(event.fault.page, "answers a fault on")
-            self._explained(event.fault)
+            self._answered(event.fault)
         elif kind is FaultPageLeft:
             self._left(event.fault)
-        elif kind is FolioMigrated:
-            if event.by_fault:
-                self._no_lock(event.source, "brings home")
-        elif event.source.pfn in self.refused and (event.mapcount or event.references):
-            self.refused[event.source.pfn] = True
+        else:
+            for asked in self.open:
+                if asked.fault.page is event.source:
+                    self._happened(asked, event)
 
     def _fail(self, rule: str, text: str) -> None:
         raise PropertyFailed(self.name, rule, text)
@@ -69,8 +77,7 @@ class FaultPages:
 
     def _left(self, fault: VmFault) -> None:
         """INV-28: unlocked, once; whoever locks it next is another thread."""
-        self.refused.pop(fault.page.pfn, None)
-        self.before.pop(fault.page.pfn, None)
+        self.open = [asked for asked in self.open if asked.fault is not fault]
         if fault.page.lock.held_by_me():
             self._fail("INV-28", f"a fault is through and keeps {fault.page!r} locked")
 
@@ -78,17 +85,29 @@ class FaultPages:
         task = self.engine.current
         return [] if task is None else [lock for lock in task.thread.held if lock.lock_class not in CORE_LOCKS]
 
-    def _no_lock(self, page: Folio, doing: str) -> None:
-        """RULE-01, RULE-02.  Of the pages that come along with the one of the fault, the end of the call tells."""
-        before = self.before.get(page.pfn)
-        for lock in self._locks():
-            if before is not None and lock not in before:
-                self._fail("RULE-02", f"the driver {doing} {page.name} with {lock.name} held (RULE-01)")
+    def _happened(self, asked: Asked, event: FolioMigrated | MigrationRefused) -> None:
+        """Of the pages that come along with the one of the fault, the end of the call tells."""
+        if isinstance(event, MigrationRefused):
+            asked.hindered |= bool(event.mapcount or event.references)
+        elif event.by_fault:
+            self._no_lock(asked, "brings home")
 
-    def _explained(self, fault: VmFault) -> None:
+    def _answered(self, fault: VmFault) -> None:
+        for asked in self.open:
+            if asked.fault is fault:
+                self._no_lock(asked, "answers a fault on")
+                self._explained(asked)
+
+    def _no_lock(self, asked: Asked, doing: str) -> None:
+        """RULE-01, RULE-02."""
+        for lock in self._locks():
+            if lock not in asked.held:
+                self._fail("RULE-02", f"the driver {doing} {asked.fault.page.name} with {lock.name} held (RULE-01)")
+
+    def _explained(self, asked: Asked) -> None:
         """INV-29, RULE-51."""
-        page = fault.page
+        fault, page = asked.fault, asked.fault.page
         pte = fault.mm.page_table.get(fault.vpn)
         stays = pte is not None and pte.kind is Entry.DEVICE_PRIVATE and pte.folio is page
-        if stays and not fault.pause_ns and not self.refused[page.pfn]:
+        if stays and not fault.pause_ns and not asked.hindered:
             self._fail("INV-29", f"a fault on {page!r} is served, nobody was in the way, and the page stays (RULE-51)")

@@ -185,7 +185,7 @@ PGM_B17 = Bug(
     title="the count of pages to map is kept from one eviction pass to the next, which then maps nothing",
     removes="EvictPasses.start_pass",
     races=("PGM-R27",),
-    oracles=("coherence",),
+    oracles=("coherence", "copies/INV-15"),
     story="eviction-and-looks",
     plant=replace_part(EvictPasses, counts_on),
 )

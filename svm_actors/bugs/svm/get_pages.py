@@ -147,7 +147,7 @@ SVM_B64 = Bug(
     title="a fault works on an address space without holding it, and it may be on its way out",
     removes="DrmGpusvmPages.hold_mm",
     races=("SVM-R21",),
-    oracles=("leaks/INV-34", "lifetime", "invalidation/INV-01", "structure"),
+    oracles=("leaks/INV-34", "lifetime", "invalidation/INV-01", "structure", "entries/INV-33"),
     story="exit-under-fault",
     plant=replace_part(DrmGpusvmPages, plain_use),
 )
