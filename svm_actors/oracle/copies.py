@@ -68,7 +68,7 @@ class Copies:
         self._constant(target)
 
     def _constant(self, folio: Folio | None) -> None:
-        """INV-30."""
+        """INV-30, RULE-13, RULE-42."""
         if folio is None or not folio.is_device_private:
             return
         if self.data.setdefault(identity(folio), folio.zone_device_data) is not folio.zone_device_data:

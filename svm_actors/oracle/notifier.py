@@ -25,7 +25,7 @@ from svm_actors.xe.fault_vm import XeFaultVm
 
 
 class Invalidation:
-    """Checks translations and the notifier protocol at every event of it."""
+    """Checks translations and the notifier protocol at every event of it (INV-VMB-01 for VMs filled by user space)."""
 
     name = "invalidation"
     hears = (InvalidateEnded, InvalidateReturned, InvalidateStarted, NotifierRemoved)

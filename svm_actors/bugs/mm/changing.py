@@ -56,7 +56,7 @@ MM_R03 = Bug(
     title="a walk is judged before the lock is taken that keeps events out",
     removes="Mirror._locked_and_current",
     races=("MM-R03",),
-    oracles=("lifetime/INV-05", "mirrors/INV-03", "coherence/INV-14"),
+    oracles=("lifetime/INV-05", "mirrors/INV-03", "coherence/INV-14", "walks/INV-02"),
     story="device-reads-met-by-cpu",
     plant=replace_guard(Mirror, "_locked_and_current", current_then_locked),
 )
