@@ -24,7 +24,7 @@ class Bug:
     removes: str
     """The guard that is gone: ``Class.method``, or ``module.function``."""
     races: tuple[str, ...]
-    """Ids of the races whose window it opens."""
+    """Ids of the races whose window it opens, and of the rules it shows the need of."""
     oracles: tuple[str, ...]
     """Any of these, as ``oracle`` or ``oracle/rule``, is how it is noticed."""
     story: str

@@ -45,7 +45,7 @@ class Entry:
             return bool(self.guards and self.windows)
         if self.kind in ("bug", "suspicion"):
             return self.id in BUGS
-        return bool(self.checks or self.guards)
+        return bool(self.checks or self.guards or self.bugs)
 
 
 def kind_of(name: str) -> Kind:

@@ -1,8 +1,9 @@
 """Where the sources of the package cite an id: as a guard, where a window is counted, or in an oracle.
 
 A guard is a method or a function of the model whose docstring names the id.  A window is a text with the id inside a
-call of a method named ``count``.  A check is any text or docstring of an oracle that names it, or a text of the engine
-or the model that is nothing but the id of a rule or an invariant: what a failure is raised with.
+call of a method named ``count``.  A check is any text or docstring of an oracle or of the liveness judge that names it,
+or a text of the engine, the model or a workload that is nothing but the id of a rule or an invariant: what a failure is
+raised with.
 """
 
 from __future__ import annotations
@@ -111,5 +112,8 @@ Search = Callable[[ast.AST], Iterator[Place]]
 _SEARCHES: Final[dict[Role, dict[str, Search]]] = {
     "guards": dict.fromkeys(MODEL, _documented),
     "windows": dict.fromkeys(("engine", *MODEL), _counted),
-    "checks": {**dict.fromkeys(("engine", *MODEL), _raised), **dict.fromkeys(CHECKERS, _texts)},
+    "checks": {
+        **dict.fromkeys(("engine", *MODEL, "workload"), _raised),
+        **dict.fromkeys((*CHECKERS, "explore/liveness"), _texts),
+    },
 }

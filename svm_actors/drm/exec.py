@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
+import attrs
+
 from svm_actors.dma_buf.fence_memory import FenceMemory, allocate
 from svm_actors.dma_buf.resv import RESERVATION_WW_CLASS, DmaResv
 from svm_actors.engine.engine import Engine
@@ -35,6 +37,14 @@ class ExecObject(Protocol):
     @property
     def resv(self) -> DmaResv:
         """Its reservation; objects may share one."""
+
+
+@attrs.frozen
+class ExecEnded:
+    """A transaction is over, well or with an error; emitted before its acquire context ends."""
+
+    exec: DrmExec
+    """Which."""
 
 
 class DrmExec:
@@ -163,6 +173,7 @@ class DrmExec:
         if self.contended is not None:
             _put(self.contended)
             self.contended = None
+        self.engine.emit(ExecEnded(self))
         if self.ticket is not None:
             self.ticket.fini()
 

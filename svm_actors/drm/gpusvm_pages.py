@@ -28,7 +28,7 @@ from svm_actors.drm.pagemap_zdd import Zdd, zdd_of
 from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EOPNOTSUPP, KernelError, PropertyFailed
 from svm_actors.gpu.address import Direction, DmaAddr, Proto
 from svm_actors.mm.folio import Folio
-from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmPfn, HmmRange
+from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmPfn, HmmRange, WalkPublished
 from svm_actors.mm.messages import HmmRangeFaultUnlocked
 from svm_actors.mm.page_table import Entry
 
@@ -266,6 +266,7 @@ class DrmGpusvmPages(DrmGpusvmBase):
             self.undo_mapping(pages)
             raise
         pages.flags = pages.flags._replace(has_dma_mapping=True, has_devmem_pages=pages.dpagemap is not None)
+        self.engine.emit(WalkPublished(walk))
         return True
 
     def _map_one(

@@ -65,6 +65,7 @@ class SchedInvariants:
     """The checker; one for all schedulers of an engine."""
 
     name = "sched"
+    hears = (JobEvent, SchedEnded, SchedStarted)
 
     def __init__(self) -> None:
         self.scheds: dict[DrmSched, None] = {}

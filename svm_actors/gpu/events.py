@@ -68,3 +68,5 @@ class TlbFlushed:
     """One past the last page really flushed."""
     dropped: int
     """How many entries that were."""
+    asked: tuple[int, int] | None = attrs.field(default=None, eq=False)
+    """What the request said: first page, and one past the last; None when nobody asked."""

@@ -89,7 +89,8 @@ class TlbInvalEngine(HardwareQueue[_Job]):
         start, end = self.widen(job.request.start, job.request.end)
         dropped = self.tlb.flush(asid, start, end)
         if engine.listeners:
-            engine.emit(TlbFlushed(self.gpu, asid, start, end, dropped))
+            asked = job.request.start, job.request.end
+            engine.emit(TlbFlushed(self.gpu, asid, start, end, dropped, asked))
         await engine.step("fence_signal", job.fence)
         self.acked = job.seqno
         job.fence.signal()

@@ -23,7 +23,7 @@ from svm_actors.mirror.page_table import MirrorEntry, MirrorPageTable, Tag
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.content import Content
 from svm_actors.mm.folio import Folio
-from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmPfn, HmmRange
+from svm_actors.mm.hmm_types import HMM_NONE, Hmm, HmmPfn, HmmRange, WalkPublished
 from svm_actors.mm.messages import HmmRangeFault, HmmRangeFaultUnlocked, IntervalNotifierInsert
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import Event, IntervalNotifier, NotifierRange
@@ -222,6 +222,7 @@ class Mirror:
                 self.engine.count("MM-R17")
                 raise EFAULT
             self.pt.store(vpn, self.published(found.folio), self.permission(found))
+        self.engine.emit(WalkPublished(walk))
 
     def permission(self, found: HmmPfn) -> Tag:
         """MM-R17, MM-R19: the device may write only what the CPU entry lets be written (INV-04, MM-B74)."""

@@ -8,7 +8,10 @@ import attrs
 
 if TYPE_CHECKING:
     from svm_actors.mm.folio import Folio
+    from svm_actors.mm.memremap import VmFault
     from svm_actors.mm.mm_struct import Mm
+    from svm_actors.mm.page_table import Pte
+    from svm_actors.mm.swap import SwapSlot
 
 
 @attrs.frozen
@@ -39,6 +42,80 @@ class FolioMigrated:
     """The page now, still locked."""
     by_fault: bool
     """A CPU fault on a device page does it."""
+
+
+@attrs.frozen
+class MigrationRefused:
+    """A page that was collected takes no further part: it is mapped elsewhere, busy or referenced."""
+
+    source: Folio
+    """The page."""
+    mapcount: int
+    """Entries it still had."""
+    references: int
+    """References nobody accounts for."""
+
+
+@attrs.frozen
+class MigrationOver:
+    """A migration is through with one entry: its pages are unlocked and put."""
+
+    source: Folio | None
+    """The page that was collected; None for a hole."""
+    target: Folio | None
+    """The destination; None when there was none."""
+    committed: bool
+    """The target is the page now."""
+    by_fault: bool
+    """The lock and a reference of the source belong to a CPU fault, which is not over."""
+
+
+@attrs.frozen
+class EntryChanged:
+    """A leaf entry was written."""
+
+    mm: Mm
+    """Address space."""
+    vpn: int
+    """Page."""
+    old: Pte | None
+    """What was there; None for nothing."""
+    new: Pte | None
+    """What is there; None for nothing."""
+
+
+@attrs.frozen
+class FaultPageTaken:
+    """A CPU fault on a device page is about to call the driver."""
+
+    fault: VmFault
+    """What the driver is told."""
+
+
+@attrs.frozen
+class FaultPageServed:
+    """The driver has answered a CPU fault without an error; the core has not let go of the page yet."""
+
+    fault: VmFault
+    """What the driver was told."""
+
+
+@attrs.frozen
+class FaultPageLeft:
+    """The core has let go of the page of a CPU fault, whatever the driver answered."""
+
+    fault: VmFault
+    """What the driver was told."""
+
+
+@attrs.frozen
+class SwappedOut:
+    """Reclaim gives a page away; from now on its content is that of the slot."""
+
+    folio: Folio
+    """The page, still as it was."""
+    slot: SwapSlot
+    """Where its content is to be found."""
 
 
 @attrs.frozen

@@ -109,3 +109,4 @@ def copy_entry(core: CoreMm, copy: Vma, vma: Vma, vpn: int, pte: Pte) -> None:
     if pte.kind is Entry.PRESENT:
         shared = shared._replace(young=False, dirty=pte.dirty and vma.is_cow)
     child.set(vpn, shared)
+    copy.mm.rss.count(shared)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from svm_actors.engine.errors import EBUSY, EFAULT, EINVAL, EPERM, KernelError
 from svm_actors.engine.signalling import might_fault
 from svm_actors.mm.constants import PTRS_PER_PTE, Vm
-from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange, WalkFailed
+from svm_actors.mm.hmm_types import HMM_ERROR, HMM_NONE, Hmm, HmmPfn, HmmRange, WalkDone, WalkFailed
 from svm_actors.mm.memory import handle_mm_fault, migration_entry_wait
 from svm_actors.mm.messages import SIGBUS, SIGSEGV
 from svm_actors.mm.mm_struct import Mm
@@ -54,6 +54,7 @@ async def hmm_range_fault(core: CoreMm, range_: HmmRange) -> None:
     if mm is None or range_.start >= range_.end:
         raise EINVAL
     mm.mmap_lock.assert_held()
+    seq = range_.notifier_seq
     at = range_.start
     while at < range_.end:
         await core.engine.step("seq_read", mm.subscriptions, "check_retry")
@@ -63,6 +64,7 @@ async def hmm_range_fault(core: CoreMm, range_: HmmRange) -> None:
         walk = core.engine.parts.of(Walk)(core, mm, range_, at)
         try:
             await walk.run()
+            range_.walked_seq = seq
             return
         except NeedsFault as need:
             at = walk.at
@@ -106,6 +108,7 @@ async def hmm_range_fault_unlocked(core: CoreMm, range_: HmmRange, timeout: int)
     except KernelError as error:
         engine.emit(WalkFailed(range_.notifier.name, error.code, for_write))
         raise
+    engine.emit(WalkDone(range_))
 
 
 async def unlocked_round(core: CoreMm, mm: Mm, range_: HmmRange, deadline: int | None) -> bool:

@@ -62,6 +62,22 @@ class WalkFailed:
     """Whether the caller asked for write permission on any page, as the request stood at the call."""
 
 
+@attrs.frozen
+class WalkDone:
+    """Emitted when an unlocked walk answers with pages."""
+
+    range: HmmRange
+    """The walk."""
+
+
+@attrs.frozen
+class WalkPublished:
+    """Emitted when a device has mapped what a walk found, with the lock held that its callback takes."""
+
+    range: HmmRange
+    """The walk."""
+
+
 @attrs.define
 class HmmRange:
     """struct hmm_range, in pages."""
@@ -82,6 +98,8 @@ class HmmRange:
     """Which request bits are taken from ``pfns``."""
     dev_private_owner: object = None
     """Device-private pages of this owner are reported in place; others are brought to RAM."""
+    walked_seq: int | None = None
+    """Out: the sequence under which the last walk ran from the first page to the last; for oracles."""
 
     @property
     def asks_for_write(self) -> bool:

@@ -55,6 +55,7 @@ async def hugetlb_no_page(core: CoreMm, vma: Vma, vpn: int, write: bool) -> None
             folio.uptodate = True
             folio_add_new_anon_rmap(folio, vma, first + index)
             vma.mm.page_table.set(first + index, Pte(Entry.PRESENT, folio, write, write, True))
+            vma.mm.rss.anon += 1
     _drop(folios)
 
 

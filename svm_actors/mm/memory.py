@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EFAULT, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, Vm
+from svm_actors.mm.events import FaultPageLeft, FaultPageServed, FaultPageTaken
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.hugetlb import hugetlb_no_page
 from svm_actors.mm.memremap import VmFault
@@ -133,6 +134,7 @@ async def _new_anon_page(core: CoreMm, vma: Vma, vpn: int, source: Folio | None)
         folio_add_new_anon_rmap(folio, vma, vpn)
         core.lru.add(folio)
         vma.mm.page_table.set(vpn, Pte(Entry.PRESENT, folio, True, True, True))
+        vma.mm.rss.anon += 1
     folio.put("fault")
     return Fault.DONE
 
@@ -154,6 +156,7 @@ def _map_file_page(vma: Vma, vpn: int, folio: Folio, write: bool) -> None:
         folio.add_mapping()
         writable = not vma.is_cow and bool(vma.flags & Vm.WRITE)
         vma.mm.page_table.set(vpn, Pte(Entry.PRESENT, folio, writable, write, True))
+        vma.mm.rss.file += 1
 
 
 def _fault_around(vma: Vma, vpn: int) -> None:
@@ -233,6 +236,8 @@ async def _wp_page_copy(core: CoreMm, vma: Vma, vpn: int, seen: Pte) -> None:
         folio_add_new_anon_rmap(new, vma, vpn)
         core.lru.add(new)
         mm.page_table.set(vpn, Pte(Entry.PRESENT, new, True, True, True))
+        mm.rss.anon += 1
+        mm.rss.count(seen, -1)
         if not old.is_zero:
             old.remove_mapping()
             core.swap.free_swap_cache(old)
@@ -286,13 +291,16 @@ async def device_private_fault(
     parts.of(hold_fault_page)(folio)
     assert folio.pgmap is not None
     fault = VmFault(vma.mm, vma, vpn, write, folio)
+    core.engine.emit(FaultPageTaken(fault))
     try:
         await folio.pgmap.ops.migrate_to_ram(fault)
+        core.engine.emit(FaultPageServed(fault))
     except EFAULT:
         raise SIGBUS from None
     finally:
         if not core.engine.closing:
             await parts.of(release_fault_page)(core, folio)
+            core.engine.emit(FaultPageLeft(fault))
     await parts.of(sit_out)(core, fault, seen)
     return Fault.DONE
 
@@ -406,6 +414,8 @@ def _map_swapped(core: CoreMm, vma: Vma, vpn: int, seen: Pte, folio: Folio, writ
     folio.add_mapping()
     core.lru.add(folio)
     folio.anon_exclusive = exclusive
+    vma.mm.rss.swap -= 1
+    vma.mm.rss.anon += 1
     writable = exclusive and bool(vma.flags & Vm.WRITE)
     vma.mm.page_table.set(
         vpn, Pte(Entry.PRESENT, folio, writable, writable and write, True, protnone=not vma.flags & 7)
@@ -433,6 +443,7 @@ async def zap_range(core: CoreMm, mm: Mm, start: int, end: int) -> None:
 def zap_entry(core: CoreMm, mm: Mm, vpn: int, pte: Pte) -> None:
     """One entry: MIGRATION is just forgotten; the last mapping of a device page frees it here."""
     mm.page_table.clear(vpn)
+    mm.rss.count(pte, -1)
     if pte.kind is Entry.SWAP:
         core.swap.put_entry(pte.folio)
     elif pte.is_mapping and not pte.folio.is_zero:

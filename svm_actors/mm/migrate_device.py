@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EINVAL
 from svm_actors.mm.constants import PTRS_PER_PTE, SPECIAL_FLAGS, Vm
-from svm_actors.mm.events import FolioMigrated
+from svm_actors.mm.events import FolioMigrated, MigrationOver, MigrationRefused
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.memremap import DevPagemap
 from svm_actors.mm.migrate_types import MigratePfn, MigrateVma, Select
@@ -126,6 +126,7 @@ async def migrate_device_unmap(core: CoreMm, src: list[MigratePfn], fault_page: 
             await core.engine.parts.of(try_to_migrate)(core, folio)
         if folio.mapcount or foreign_references(folio, fault_page, lax=True):
             core.engine.count("migrate.refs")
+            core.engine.emit(refusal(folio, fault_page, lax=True))
             await _restore(core, entry, fault_page)
 
 
@@ -152,6 +153,11 @@ def foreign_references(folio: Folio, fault_page: Folio | None, *, lax: bool) -> 
     return max(0, folio.refcount - expected)
 
 
+def refusal(folio: Folio, fault_page: Folio | None, *, lax: bool) -> MigrationRefused:
+    """Why it does not move, for whoever wants to know."""
+    return MigrationRefused(folio, folio.mapcount, foreign_references(folio, fault_page, lax=lax))
+
+
 async def _restore(core: CoreMm, entry: MigratePfn, fault_page: Folio | None, *, isolated: bool = True) -> None:
     """Put the entries back and let go of the page; the entry takes no further part."""
     folio = entry.folio
@@ -161,6 +167,7 @@ async def _restore(core: CoreMm, entry: MigratePfn, fault_page: Folio | None, *,
     if isolated:
         _putback(core, folio)
     _release(core, folio, fault_page)
+    core.engine.emit(MigrationOver(folio, None, False, folio is fault_page))
 
 
 def _putback(core: CoreMm, folio: Folio) -> None:
@@ -226,6 +233,7 @@ async def _migrate_folio(core: CoreMm, source: Folio, target: Folio, fault_page:
         return False
     if not core.engine.parts.of(exact_references)(source, fault_page):
         core.engine.count("MM-R11")
+        core.engine.emit(refusal(source, fault_page, lax=False))
         return False
     target.anon, target.anon_vma, target.index = source.anon, source.anon_vma, source.index
     target.dirty = source.dirty
@@ -286,6 +294,7 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
         core.lru.add(target)
         entry = Pte(Entry.PRESENT, target, writable, writable, True)
     args.mm.page_table.set(vpn, entry)
+    args.mm.rss.anon += 1
     core.engine.emit(FolioMigrated(None, target, False))
     return True
 
@@ -336,6 +345,8 @@ async def _finalize(
             core.swap.free_swap_cache(target)
             target.put("dst")
             dst[index] = None
+        if source is not None or target is not None:
+            core.engine.emit(MigrationOver(source, target, entry.migrate, source is fault_page))
 
 
 def back_to_lru(core: CoreMm, survivor: Folio, _other: Folio | None) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EngineError
 from svm_actors.engine.locks import RwSem
+from svm_actors.mm.events import EntryChanged
 from svm_actors.mm.mmu_notifier import MmuNotifierSubscriptions
-from svm_actors.mm.page_table import PageTable
+from svm_actors.mm.page_table import PageTable, Pte
+from svm_actors.mm.rss import Rss
 from svm_actors.mm.vma import Vma, VmaTree
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class Mm:
         self.core = core
         self.mmap_lock = RwSem(engine, f"{name}.mmap_lock", "mmap_lock")
         self.vmas = VmaTree()
-        self.page_table = PageTable(f"{name}.pt")
+        self.page_table = PageTable(f"{name}.pt", self._entry_changed)
+        self.rss = Rss()
         self.subscriptions = engine.parts.of(MmuNotifierSubscriptions)(engine, f"{name}.subs")
         self.users = 1
         """mm_users: 0 means exiting, and mmget_not_zero fails."""
@@ -38,6 +41,9 @@ class Mm:
         self.brk_end = 0
         self.exited = False
         self.tags: dict[str, Any] = {}
+
+    def _entry_changed(self, vpn: int, old: Pte | None, new: Pte | None) -> None:
+        self.engine.emit(EntryChanged(self, vpn, old, new))
 
     # -- lifetime --------------------------------------------------------------------
 

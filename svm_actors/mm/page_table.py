@@ -10,7 +10,7 @@ Simplified: PTE level only; PMD-level entries are listed in docs/design/not_yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -56,11 +56,16 @@ class Pte(NamedTuple):
 _MAPPING = (Entry.PRESENT, Entry.DEVICE_PRIVATE, Entry.DEVICE_EXCLUSIVE)
 
 
+Changed = Callable[[int, Pte | None, Pte | None], None]
+"""Is told of every change of an entry, in the same atomic step: the page, what was there, what is there."""
+
+
 class PageTable:
     """The leaf tables of one mm."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, changed: Changed | None = None) -> None:
         self.name = name
+        self._changed = changed
         self._tables: SortedDict = SortedDict()
         self._upper: set[int] = set()
         """1 GiB slots whose upper-level tables exist; only :meth:`free_upper` takes them away."""
@@ -77,15 +82,22 @@ class PageTable:
         if table is None:
             self._tables[index] = table = {}
             self._upper.add(vpn >> _UPPER_SHIFT)
+        if self._changed is None:
+            table[vpn] = pte
+            return
+        old = table.get(vpn)
         table[vpn] = pte
+        self._changed(vpn, old, pte)
 
     def clear(self, vpn: int) -> None:
         """Remove an entry; the leaf table goes with its last one."""
         index = vpn // PTRS_PER_PTE
         table = self._tables[index]
-        del table[vpn]
+        old = table.pop(vpn)
         if not table:
             del self._tables[index]
+        if self._changed is not None:
+            self._changed(vpn, old, None)
 
     def tables(self, start: int, end: int) -> list[int]:
         """Indices of the leaf tables in use that overlap pages [start, end)."""

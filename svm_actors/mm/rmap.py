@@ -228,6 +228,8 @@ async def try_to_unmap(core: CoreMm, folio: Folio, slot: SwapSlot) -> None:
                 folio.dirty = True
             slot.count += 1
             table.set(vpn, Pte(Entry.SWAP, slot, exclusive=folio.anon_exclusive))
+            vma.mm.rss.anon -= 1
+            vma.mm.rss.swap += 1
             folio.anon_exclusive = False
             folio.remove_mapping()
         await vma.mm.subscriptions.invalidate_range_end(event)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.mm.content import Content
+from svm_actors.mm.events import SwappedOut
 from svm_actors.mm.folio import Folio
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_table import Entry
@@ -135,6 +136,7 @@ async def pageout(core: CoreMm, folio: Folio) -> int:
     gone = not folio.mapcount and folio.refcount == 1 + folio.swapcache
     if gone:
         write_back(folio, slot)
+        core.engine.emit(SwappedOut(folio, slot))
         folio.swap_slot = slot.folio = None
         folio.put("swapcache")
         core.swap.free_if_unused(slot)

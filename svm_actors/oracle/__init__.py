@@ -12,6 +12,10 @@ from svm_actors.drm.sched_invariants import SchedInvariants
 from svm_actors.oracle.address_space import AddressSpace
 from svm_actors.oracle.bindings import check_bindings
 from svm_actors.oracle.coherence import Coherence
+from svm_actors.oracle.copies import Copies
+from svm_actors.oracle.driver import Driver
+from svm_actors.oracle.entries import Entries
+from svm_actors.oracle.fault_pages import FaultPages
 from svm_actors.oracle.fences import Promises
 from svm_actors.oracle.leaks import check_leaks, leaks_of
 from svm_actors.oracle.migrations import Migrations
@@ -32,7 +36,7 @@ def attach(world: Any) -> None:
     ranges, invalidation = Ranges(world), Invalidation(world)
     world.engine.listeners += [Coherence(world), invalidation, structure, scheds, promises, submissions, ranges]
     world.engine.listeners += [Migrations(world), TwoPass(world), AddressSpace(), Walks()]
-    world.engine.listeners.append(Reservations())
+    world.engine.listeners += [Reservations(), Entries(), Copies(), FaultPages(world), Driver(world)]
     world.at_rest += [structure.check, structure.check_translations, lambda: check_bindings(world)]
     world.at_rest += [invalidation.at_rest, lambda: check_mirrors(world), lambda: check_permissions(world)]
     world.at_rest += [scheds.at_rest, promises.at_rest, submissions.at_rest, ranges.check_mirrored]
@@ -42,6 +46,10 @@ def attach(world: Any) -> None:
 __all__ = [
     "AddressSpace",
     "Coherence",
+    "Copies",
+    "Driver",
+    "Entries",
+    "FaultPages",
     "Invalidation",
     "Migrations",
     "Promises",

@@ -16,6 +16,7 @@ class AddressSpace:
     """Listens to system calls that change what is mapped."""
 
     name = "address_space"
+    hears = (RangeChanged, RangeChanging)
 
     def __init__(self) -> None:
         self.unmapping: list[RangeChanging] = []

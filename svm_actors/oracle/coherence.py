@@ -120,9 +120,10 @@ class Change:
 
 
 class Coherence:
-    """Listens to accesses and system calls; raises at the first read that returns an illegal value."""
+    """Listens to accesses and system calls; raises at the first read that returns an illegal value (RULE-46)."""
 
     name = "coherence"
+    hears = (CpuAccess, GpuAccess, MirrorAccess, MmExited, RangeChanged, RangeChanging)
 
     def __init__(self, world: Any) -> None:
         self.world = world

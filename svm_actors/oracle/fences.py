@@ -26,6 +26,7 @@ class Promises:
     """The books of all published fences that are not signaled."""
 
     name = ORACLE
+    hears = (FencePublished,)
 
     def __init__(self) -> None:
         self.timelines: dict[int, dict[Fence, str]] = {}

@@ -29,6 +29,7 @@ class Migrations:
     """Listens to commits."""
 
     name = ORACLE
+    hears = (DevmemFilled, DevmemPlaced, FolioMigrated)
 
     def __init__(self, world: Any) -> None:
         self.world = world

@@ -25,9 +25,10 @@ from svm_actors.xe.fault_vm import XeFaultVm
 
 
 class Invalidation:
-    """Checks translations and the notifier protocol at every event of it."""
+    """Checks translations and the notifier protocol at every event of it (INV-VMB-01 for VMs filled by user space)."""
 
     name = "invalidation"
+    hears = (InvalidateEnded, InvalidateReturned, InvalidateStarted, NotifierRemoved)
 
     def __init__(self, world: Any) -> None:
         self.world = world

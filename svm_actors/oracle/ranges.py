@@ -4,7 +4,8 @@ After an invalidation nothing it touched is mapped for the device any more, whet
 all times a range lives in one place (SVM-R11), is not mapped once its memory is gone (SVM-R04), overlaps no other
 (SVM-R08), and no device has a mapping of a page that is free (RULE-18).  A range whose memory is gone, were it only a
 part, never comes to life again (SVM-R52), and a fault that has found it on the list of the garbage collector does
-not find it there a second time (RULE-17).  When nothing moves, every range lies inside one mirror vma (RULE-33).
+not find it there a second time (RULE-17).  What is fixed when a range is made stays as it is (RULE-20, RULE-29).  When
+nothing moves, every range lies inside one mirror vma (RULE-33).
 
 The walk over everything runs at rest and, in small worlds, after every invalidation region.
 """
@@ -32,6 +33,7 @@ class Ranges:
     """Looks at the ranges of every VM in fault mode."""
 
     name = "ranges"
+    hears = (InvalidateEnded, InvalidateReturned, RangeFound, TlbFilled)
 
     def __init__(self, world: Any) -> None:
         self.world = world
@@ -39,6 +41,8 @@ class Ranges:
         """Ranges in a tree of which memory was unmapped."""
         self.met: dict[PageFault, XeSvmRange] = {}
         """By fault under way: the last range it found on the list of the garbage collector."""
+        self.made: dict[XeSvmRange, tuple[Any, ...]] = {}
+        """What never changes of a range, as it was when a fault first found it."""
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
@@ -83,12 +87,21 @@ class Ranges:
         vma = event.range.gpusvm.mm.vmas.find(event.range.start)
         if vma is not None and vma.flags & (Vm.IO | Vm.PFNMAP):
             self._fail("SVM-R53", f"{event.range!r} is over memory of a device")
+        self._constant(event.range)
         if event.range.link is not Link.QUEUED:
             self.met.pop(event.fault, None)
         elif self.met.get(event.fault) is event.range:
             self._fail("RULE-17", f"{event.range!r} waits to be collected, and a fault finds it again")
         else:
             self.met[event.fault] = event.range
+
+    def _constant(self, range_: XeSvmRange) -> None:
+        """RULE-29: bounds, and whether it may migrate; RULE-20: the device its pages are mapped for."""
+        made = self.made.setdefault(range_, (range_.start, range_.end, range_.flags.migrate_devmem, range_.pages.gpu))
+        if made[:3] != (range_.start, range_.end, range_.flags.migrate_devmem):
+            self._fail("RULE-29", f"{range_!r} was made as [{made[0]:x},{made[1]:x}), may migrate: {made[2]}")
+        if made[3] is None or made[3] is not range_.pages.gpu:
+            self._fail("RULE-20", f"the pages of {range_!r} belong to another device than when it was made")
 
     def _filled(self, event: TlbFilled) -> None:
         """SVM-R04: the walker finds no entry of a range that was retired; it was zapped, and is bound no more."""
@@ -104,6 +117,9 @@ class Ranges:
     def check(self) -> None:
         """Raise at the first range, or mapping, that may not be."""
         self.retired = {range_: None for range_ in self.retired if range_.refs > 0}
+        self.made = {range_: made for range_, made in self.made.items() if range_.refs > 0}
+        for range_ in self.made:
+            self._constant(range_)
         for range_ in self.retired:
             if not range_.flags.unmapped:
                 self._fail("SVM-R52", f"{range_!r} is alive again, of which memory was unmapped")

@@ -25,6 +25,7 @@ class Reservations:
     """The books of what was added and is not signaled."""
 
     name = ORACLE
+    hears = (FenceAdded, FencesReplaced)
 
     def __init__(self) -> None:
         self.added: dict[DmaResv, list[tuple[Fence, Usage]]] = {}

@@ -1,4 +1,4 @@
-"""Page tables, folios and swap slots agree with each other (INV-06 to INV-13, INV-32, INV-03, INV-04).
+"""Page tables, folios and swap slots agree with each other (INV-06 to INV-13, INV-31, INV-32, INV-03, INV-04).
 
 A walk over everything, so it runs when the world is quiet (end of a scenario, before teardown) and,
 in small worlds, after every invalidation region as well.
@@ -14,6 +14,7 @@ from svm_actors.mm.folio import Folio
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmu_notifier import InvalidateEnded
 from svm_actors.mm.page_table import Entry, Pte
+from svm_actors.mm.rss import Rss
 from svm_actors.xe.fault_vm import XeFaultVm
 
 SMALL_WORLD = 24
@@ -24,6 +25,7 @@ class Structure:
     """Counts what points where and compares it with what the folios say."""
 
     name = "structure"
+    hears = (InvalidateEnded,)
 
     def __init__(self, world: Any) -> None:
         self.world = world
@@ -49,6 +51,8 @@ class Structure:
         for slot in self.world.core.swap.live.values():
             if slot.count != slots[slot.name]:
                 self._fail("INV-32", f"{slot.name} counts {slot.count} entries, there are {slots[slot.name]}")
+        for mm in self.world.core.mms.values():
+            self._counters(mm)
 
     def _fail(self, rule: str, text: str) -> None:
         raise PropertyFailed(self.name, rule, text)
@@ -60,6 +64,12 @@ class Structure:
         for mirror_device in self.world.mirror_devices:
             found += [folio for pgmap in mirror_device.pgmaps() for folio in pgmap.live.values()]
         return found
+
+    def _counters(self, mm: Mm) -> None:
+        """INV-31."""
+        found = Rss.of([pte for _vpn, pte in mm.page_table.items()])
+        if mm.rss != found:
+            self._fail("INV-31", f"{mm.name} counts {mm.rss}, its entries are {found}")
 
     # -- one entry -------------------------------------------------------------------
 

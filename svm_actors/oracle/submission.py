@@ -29,6 +29,7 @@ class Submissions:
     """What the jobs on their way rely on."""
 
     name = ORACLE
+    hears = (JobEvent,)
 
     def __init__(self, world: Any) -> None:
         self.world = world

@@ -26,6 +26,7 @@ class TwoPass:
     """Listens to the notifier protocol."""
 
     name = "two_pass"
+    hears = (FinishDone, FinishQueued, InvalidateEnded, InvalidateReturned, NotifierRemoved)
 
     def __init__(self, world: Any) -> None:
         self.world = world

@@ -30,6 +30,7 @@ from svm_actors.gpu.context import Batch, HwContext
 from svm_actors.xe.exec import Exec
 from svm_actors.xe.exec_job import ExecJob
 from svm_actors.xe.queue_backend import QueueBackend
+from svm_actors.xe.queue_events import QueueEnded, QueueSwitchedOn
 from svm_actors.xe.queue_reset import JobTimeout
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class ExecQueue:
         self.check_may_run()
         self.enabled = True
         self.resumed_at = self.engine.now
+        self.engine.emit(QueueSwitchedOn(self))
         await self.context.switch_on()
 
     def check_may_run(self) -> None:
@@ -322,6 +324,7 @@ class ExecQueue:
         """
         if not self.banned and not self.killed:
             self.banned = True
+            self.engine.emit(QueueEnded(self))
             self.sched.tdr.timeout = 0
             self.engine.count("exec.banned")
             self.tell_waiters()
@@ -330,6 +333,7 @@ class ExecQueue:
         """Its owner is gone: what is on the hardware is taken off.  Never sleeps."""
         if not self.killed:
             self.killed = True
+            self.engine.emit(QueueEnded(self))
             self.end_jobs()
             self.tell_waiters()
 

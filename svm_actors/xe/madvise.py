@@ -28,6 +28,7 @@ from svm_actors.xe import pat
 from svm_actors.xe.bind_ops import piece_of
 from svm_actors.xe.bind_vma import XeBindVma
 from svm_actors.xe.fault_bind import FaultBindOps, FaultIoctl
+from svm_actors.xe.queue_events import MadviseCuts
 from svm_actors.xe.svm_range import XeSvmRange
 from svm_actors.xe.sync import SyncList
 from svm_actors.xe.vm_attr import DEFAULT_ATTR, LOCATIONS, Atomic, DevmemFd, MemRangeAttr, MigrationPolicy
@@ -228,6 +229,7 @@ class MadviseSplit(FaultIoctl):
     async def parse(self, op: BindOp) -> None:
         """Each part inside takes its attributes from the vma that it was cut out of."""
         old: XeBindVma | None = None
+        self.vm.engine.emit(MadviseCuts(self.vm, False))
         for made in self.vm.gpuvm.madvise_ops_create(OpMap(op.addr, op.npages)):
             if isinstance(made, OpRemap):
                 assert isinstance(made.unmap.va, XeBindVma)
@@ -236,6 +238,7 @@ class MadviseSplit(FaultIoctl):
                 continue
             new = self.vm.engine.parts.of(piece_of)(old, made) if isinstance(made, OpMap) else None
             await self.bind_ops.commit_one(made, new)
+        self.vm.engine.emit(MadviseCuts(self.vm, True))
 
     def check_user_fences(self) -> None:
         """What is cut stays mapped, so nobody has to wait for the fence of its bind."""

@@ -34,7 +34,7 @@ MM_R01 = Bug(
     title="munmap frees the pages first and tells the devices afterwards",
     removes="mmap.unmap_region",
     races=("MM-R01",),
-    oracles=("lifetime/INV-05", "coherence/INV-14", "invalidation"),
+    oracles=("lifetime/INV-05", "coherence/INV-14", "invalidation", "entries/INV-25"),
     story="unmap",
     plant=replace_part(mmap.unmap_region, lambda _original: zap_then_tell),
 )
@@ -56,7 +56,7 @@ MM_R03 = Bug(
     title="a walk is judged before the lock is taken that keeps events out",
     removes="Mirror._locked_and_current",
     races=("MM-R03",),
-    oracles=("lifetime/INV-05", "mirrors/INV-03", "coherence/INV-14"),
+    oracles=("lifetime/INV-05", "mirrors/INV-03", "coherence/INV-14", "walks/INV-02"),
     story="device-reads-met-by-cpu",
     plant=replace_guard(Mirror, "_locked_and_current", current_then_locked),
 )
@@ -95,7 +95,7 @@ MM_R17 = Bug(
     title="mprotect takes permissions away without an event",
     removes="mprotect.change_protection",
     races=("MM-R17",),
-    oracles=("mirrors/INV-04",),
+    oracles=("mirrors/INV-04", "entries/INV-25"),
     story="device-writes-met-by-mprotect",
     plant=replace_part(mprotect.change_protection, lambda _original: unannounced),
 )
@@ -131,7 +131,7 @@ MM_R12 = Bug(
     title="rmap visits a child before its parent, and fork copies what the walk has yet to change",
     removes="AnonVma.in_order",
     races=("MM-R12",),
-    oracles=("structure/INV-08", "structure/INV-10", "coherence/INV-14", "liveness"),
+    oracles=("structure/INV-08", "structure/INV-10", "coherence/INV-14", "liveness", "copies/INV-09"),
     story="eviction-met-by-fork",
     plant=replace_guard(AnonVma, "in_order", children_first),
 )
@@ -151,7 +151,7 @@ MM_R13 = Bug(
     title="mremap makes its new mapping known to rmap without waiting for walks under way",
     removes="rmap.anon_vma_clone",
     races=("MM-R13",),
-    oracles=("structure/INV-08", "structure/INV-10", "coherence/INV-14", "liveness"),
+    oracles=("structure/INV-08", "structure/INV-10", "coherence/INV-14", "liveness", "copies/INV-09"),
     story="eviction-met-by-mremap",
     plant=replace_part(anon_vma_clone, lambda _original: linked_at_once),
 )

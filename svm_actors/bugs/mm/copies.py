@@ -16,7 +16,7 @@ MM_B13 = Bug(
     title="the status of a copy is not looked at, and a page that was not filled is committed",
     removes="Migrate.check_copied",
     races=(),
-    oracles=("coherence/INV-14",),
+    oracles=("coherence/INV-14", "copies/INV-15"),
     story="copy-home-that-fails",
     plant=replace_guard(Migrate, "check_copied", done_is_done),
 )

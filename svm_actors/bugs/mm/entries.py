@@ -86,7 +86,7 @@ MM_B53 = Bug(
     title="a page fault does not look at the entry again after it has dropped the page-table lock",
     removes="memory.pte_unmap_same",
     races=("MM-R10", "MM-R19"),
-    oracles=("structure", "coherence", "lifetime"),
+    oracles=("structure", "coherence", "lifetime", "entries/INV-25"),
     story="first-touch-of-one-page",
     plant=replace_part(memory.pte_unmap_same, lambda _original: always_the_same),
 )
@@ -106,7 +106,7 @@ MM_B58 = Bug(
     title="what a migration restores is as writable as it was when it was collected",
     removes="rmap.restore_entry",
     races=("MM-R16", "MM-R12"),
-    oracles=("permissions/MM-R16", "structure", "coherence", "lifetime"),
+    oracles=("permissions/MM-R16", "structure", "coherence", "lifetime", "entries/INV-27"),
     story="pages-change-protection-under-eviction",
     plant=plant_remembered_permission,
 )

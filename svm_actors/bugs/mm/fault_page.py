@@ -106,7 +106,7 @@ MM_B04 = Bug(
     title="migrate_to_ram is called without a reference on the page",
     removes="memory.hold_fault_page",
     races=("MM-R07", "MM-R08"),
-    oracles=("lifetime/INV-08", "lifetime/INV-05"),
+    oracles=("lifetime/INV-08", "lifetime/INV-05", "fault_pages/RULE-03"),
     story=STORY,
     plant=together(
         replace_part(memory.hold_fault_page, lambda _original: no_reference),

@@ -45,7 +45,7 @@ MM_R22 = Bug(
     title="the OOM reaper takes pages although a subscriber has refused",
     removes="oom_kill.reap_vma",
     races=("MM-R22",),
-    oracles=("lifetime", "mirrors", "coherence"),
+    oracles=("lifetime", "mirrors", "coherence", "entries/INV-25"),
     story="device-outlives-the-reaper",
     plant=replace_part(oom_kill.reap_vma, lambda _original: reap_all_the_same),
 )

@@ -37,7 +37,7 @@ MM_B47 = Bug(
     title="a migration that ran out of memory is finalized with destinations that were never committed",
     removes="MendedMigration.give_back",
     races=("MM-R14",),
-    oracles=("structure", "lifetime", "coherence", "engine", "leaks"),
+    oracles=("structure", "lifetime", "coherence", "engine", "leaks", "copies"),
     story="device-finds-no-ram",
     plant=replace_guard(MendedMigration, "give_back", leave_them),
 )

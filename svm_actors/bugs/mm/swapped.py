@@ -25,7 +25,7 @@ MM_B07 = Bug(
     title="collecting a page for migration drops the dirty bit of its entry",
     removes="rmap.fold_dirty",
     races=("MM-R11",),
-    oracles=("coherence/INV-14",),
+    oracles=("coherence/INV-14", "copies/INV-16"),
     story="swapped-page-that-stays",
     plant=replace_part(rmap.fold_dirty, lambda _original: forget_dirty),
 )
@@ -40,7 +40,7 @@ MM_B37 = Bug(
     title="GPU SVM maps pages in RAM for write and does not mark them dirty",
     removes="DrmGpusvmPages.dirty_for_write",
     races=("MM-R18",),
-    oracles=("coherence/INV-14",),
+    oracles=("coherence/INV-14", "copies/INV-16"),
     story="reclaim-met-by-a-writing-gpu",
     plant=replace_guard(DrmGpusvmPages, "dirty_for_write", leaves_page_clean),
 )
@@ -50,7 +50,7 @@ MM_R18 = Bug(
     title="a mirror writes pages in RAM as the stock driver does, without marking them dirty",
     removes="MendedMirror.wrote",
     races=("MM-R18",),
-    oracles=("coherence/INV-14",),
+    oracles=("coherence/INV-14", "copies/INV-16"),
     story="reclaim-met-by-a-writing-device",
     plant=replace_guard(MendedMirror, "wrote", Mirror.wrote),
 )

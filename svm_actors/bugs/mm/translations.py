@@ -77,7 +77,7 @@ MM_B65 = Bug(
     title="a device fault walks an address space that it does not hold",
     removes="Mirror.hold_mm",
     races=("MM-R23",),
-    oracles=("structure", "leaks", "mirrors", "lifetime", "invalidation/INV-01"),
+    oracles=("structure", "leaks", "mirrors", "lifetime", "invalidation/INV-01", "entries/INV-33"),
     story="device-faults-as-the-process-exits",
     plant=together(
         replace_guard(Mirror, "hold_mm", nobody_holds_it),

@@ -93,7 +93,7 @@ MM_B49 = Bug(
     title="whether a walk is stale is tested before the lock is taken under which it is published",
     removes="Mirror.stale",
     races=("MM-R03", "MM-R25"),
-    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01"),
+    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01", "walks/INV-02"),
     story="device-reads-what-is-dropped",
     plant=replace_part(Mirror, looked_before_locking),
 )
@@ -103,7 +103,7 @@ MM_R25 = Bug(
     title="a walk is published although reclaim or a migration has cleared an entry behind it",
     removes="Mirror.stale",
     races=("MM-R25", "MM-R03"),
-    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01"),
+    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01", "walks/INV-02"),
     story="device-reads-what-is-dropped",
     plant=replace_guard(Mirror, "stale", never_stale),
 )
@@ -133,7 +133,7 @@ MM_B76 = Bug(
     title="an unlocked hmm walk answers with a sequence that was read after it",
     removes="hmm.unlocked_round",
     races=("MM-R38",),
-    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01"),
+    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01", "walks/INV-43"),
     story="device-reads-unlocked",
     plant=replace_part(hmm.unlocked_round, lambda _original: walk_then_begin),
 )
@@ -143,7 +143,7 @@ MM_R38 = Bug(
     title="an unlocked hmm walk that lost mmap_lock goes on where it was",
     removes="hmm.unlocked_round",
     races=("MM-R38",),
-    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01"),
+    oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01", "walks/INV-43"),
     story="device-reads-unlocked",
     plant=replace_part(hmm.unlocked_round, lambda _original: go_on_where_it_was),
 )

@@ -185,7 +185,7 @@ PGM_B17 = Bug(
     title="the count of pages to map is kept from one eviction pass to the next, which then maps nothing",
     removes="EvictPasses.start_pass",
     races=("PGM-R27",),
-    oracles=("coherence",),
+    oracles=("coherence", "copies/INV-15"),
     story="eviction-and-looks",
     plant=replace_part(EvictPasses, counts_on),
 )
@@ -215,7 +215,7 @@ PGM_B40 = Bug(
     id="PGM-B40",
     title="the walk that unmaps a page for migration stops at the first address space",
     removes="rmap.try_to_migrate",
-    races=("PGM-R03", "SVM-R20"),
+    races=("PGM-R03", "SVM-R20", "RULE-07", "RULE-16"),
     oracles=("device-memory",),
     story="eviction-of-shared-pages",
     plant=replace_part(try_to_migrate, lambda _original: first_mapping_only),

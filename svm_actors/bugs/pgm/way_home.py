@@ -89,7 +89,7 @@ PGM_B35 = Bug(
     id="PGM-B35",
     title="a CPU fault that brings only a part of its window home has failed",
     removes="ToRam.judge_moved",
-    races=("PGM-R01",),
+    races=("PGM-R01", "RULE-04", "RULE-57"),
     oracles=SIGBUS,
     story="faults-and-eviction",
     plant=replace_guard(ToRam, "judge_moved", whole_or_nothing),
@@ -132,7 +132,7 @@ PGM_B51 = Bug(
     title="a migration is not told which page the CPU fault has locked and referenced",
     removes="ToRam.exempt_fault_page",
     races=("PGM-R29",),
-    oracles=("liveness", "engine", "lifetime"),
+    oracles=("liveness", "engine", "lifetime", "fault_pages/INV-29"),
     story="faults-and-writes",
     plant=replace_guard(ToRam, "exempt_fault_page", not_exempt),
 )
@@ -143,7 +143,7 @@ PGM_B41 = Bug(
     title="CPU entries name the destination before the copy has been made",
     removes="ToRam._move",
     races=("PGM-R25",),
-    oracles=("coherence", "scenario"),
+    oracles=("coherence", "scenario", "copies/INV-15"),
     story="faults-and-writes",
     plant=replace_part(ToRam, finalizes_first),
 )

@@ -55,7 +55,7 @@ class Verdict:
 
 
 def judge(once: Once, tape: Sequence[int], seed: str) -> Verdict | None:
-    """Judge a run by its choices; None when no fair run comes round: then nothing is proved.
+    """INV-37: judge a run by its choices; None when no fair run comes round: then nothing is proved.
 
     A cycle in which no counter grows is no retry loop: a scenario that sleeps for ever is without end, not
     livelocked.  Prefixes are of random length, the whole allowed prefix among them, from a seed of their own.

@@ -96,6 +96,7 @@ def in_a_world(change):
         process, mirror, vpn = await mirrored(world)
         check_mirrors(world)
         check_permissions(world)
+        world.engine.listeners.clear()  # they would hear of the change itself
         undo = change(process, mirror, vpn)
         for check in (check_mirrors, check_permissions):
             try:
