@@ -16,6 +16,8 @@ OTHERS: Final = {
     "coherence": "a read returns a write that was not definitely overwritten",
 }
 """What oracles name that has no id."""
+
+
 def title(rule: str) -> str:
     """What an id means, in one line; empty for one that nobody explains."""
     if rule in OTHERS:
