@@ -56,7 +56,7 @@ def test_every_bug_and_suspicion_is_planted_or_has_its_reason() -> None:
 
 
 BROKEN_BY_TESTS = ("RULE-10", "RULE-15")
-"""Nothing in the model could keep or break them: tests/explore/test_rules.py shows what happens when they are broken."""
+"""Nothing in the model could keep or break them; tests/explore/test_rules.py shows what comes of breaking them."""
 
 
 def test_every_race_rule_and_invariant_is_in_the_model_or_has_its_reason() -> None:
