@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -93,7 +94,8 @@ def test_a_driver_lock_behind_a_reference_livelocks_for_good(monkeypatch: pytest
     assert failure is not None
     assert (failure.kind, failure.oracle, failure.rule) == ("livelock", "liveness", "livelock-stable")
     first, *rest = failure.message.splitlines()
-    assert first.startswith("livelock (stable): retry loop PGM-R01, cpu.fault")
+    assert first.startswith("livelock (stable): retry loop PGM-R01")
+    assert "cpu.fault" in first
     assert "migrate.refs +8" in rest[1]
     assert "main/reader" in rest[2]
     again = replay(readers(8), result.token, backend="direct")
@@ -262,5 +264,5 @@ def test_a_fault_on_half_a_range_that_lost_its_permission_goes_round() -> None:
     failure = make(scenario).failure
     assert failure is not None
     assert failure.kind == "livelock"
-    assert "retry loop SVM-S01, gpu.retry.get_pages.EPERM" in failure.message
+    assert re.search(r"retry loop .*SVM-S01, gpu\.retry\.get_pages\.EPERM", failure.message)
     assert "gpu0.pagefault1/HmmRangeFaultUnlocked" in failure.message

@@ -104,7 +104,7 @@ def test_memory_actions(action: cp.ChildAction, expected: dict[int, int]) -> Non
         done = ProgramRun(world, subject)
         await done.run()
         world.engine.listeners.append(
-            lambda event: final.update(last_values([event])) if hasattr(event, "vpn") else None
+            lambda event: final.update(last_values([event])) if type(event) is CpuAccess else None
         )
         await done._read_everything(done.processes[0])
 
