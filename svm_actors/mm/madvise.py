@@ -19,6 +19,7 @@ from svm_actors.mm.vma import Vma
 
 if TYPE_CHECKING:
     from svm_actors.mm.core import CoreMm
+    from svm_actors.mm.folio import Folio
 
 NO_EFFECT = frozenset(
     {"normal", "random", "sequential", "willneed", "cold", "hugepage", "nohugepage", "mergeable", "unmergeable",
@@ -138,7 +139,22 @@ async def _lazyfree_range(core: CoreMm, mm: Mm, start: int, end: int) -> None:
         for vpn, pte in mm.page_table.entries(table, start, end):
             if pte.kind is Entry.SWAP:
                 zap_entry(core, mm, vpn, pte)
-            elif pte.kind is Entry.PRESENT and not pte.folio.is_zero:
-                if pte.folio.mapcount == 1 and core.swap.folio_free_swap(pte.folio):
-                    pte.folio.dirty = False
+            elif pte.kind is Entry.PRESENT and not pte.folio.is_zero and clean_for_free(core, pte.folio):
                 mm.page_table.set(vpn, pte._replace(dirty=False, young=False))
+
+
+def clean_for_free(core: CoreMm, folio: Folio) -> bool:
+    """The page leaves the swap cache and is clean; False: it is left alone.
+
+    MM-B07: only under its lock, which reclaim may have, and only if nobody else maps it.
+    """
+    if folio.swap_slot is None and not folio.dirty:
+        return True
+    if not folio.lock.trylock_now():
+        core.engine.count("madvise.free_locked")
+        return False
+    cleaned = folio.mapcount == 1 and core.swap.folio_free_swap(folio)
+    if cleaned:
+        folio.dirty = False
+    folio.lock.release()
+    return cleaned

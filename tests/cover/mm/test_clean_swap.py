@@ -4,6 +4,8 @@ import pytest
 from mm_rig import Rig
 
 from svm_actors.engine.errors import PropertyFailed
+from svm_actors.explore.run import run
+from svm_actors.mm.constants import PAGE_SIZE
 
 
 async def read_back(rig):
@@ -77,3 +79,23 @@ def test_the_lru_takes_no_page_that_only_its_donor_holds():
         folio.put("donor")
 
     Rig().run(body)
+
+
+def test_madv_free_passes_over_a_page_that_reclaim_has_locked():
+    """MM-B07's other half: taking the page out of the swap cache under reclaim dropped its reference twice."""
+
+    async def scenario(world):
+        process = world.process()
+        addr = await process.mmap(2 * PAGE_SIZE)
+        await process.write(addr + PAGE_SIZE, b"a")
+        async with world.nursery() as nursery:
+            nursery.start_soon(process.madvise, addr, 2 * PAGE_SIZE, "free")
+            nursery.start_soon(process.swap_out, addr + PAGE_SIZE, PAGE_SIZE)
+        assert await process.read(addr + PAGE_SIZE, 1) in (b"a", b"\0")
+
+    met = 0
+    for seed in range(150):
+        result = run(scenario, seed=seed, strategy="random", backend="direct", digest=False)
+        assert result.failure is None, seed
+        met += result.counters.get("madvise.free_locked", 0)
+    assert met > 10
