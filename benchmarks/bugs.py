@@ -28,7 +28,7 @@ from svm_actors.bugs import BUGS
 from svm_actors.explore.determinism import digest
 from svm_actors.explore.run import run as run_once
 from svm_actors.explore.subject import Subject
-from svm_actors.explore.targets import resolve
+from svm_actors.explore.targets import subject_named
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "bugs.md"
@@ -51,8 +51,7 @@ runs, is learned once for all trials and not counted.
 @cache
 def subject(bug: str) -> Subject:
     """The story of a bug."""
-    (target,) = resolve(BUGS[bug].story)
-    return target.subject(0)
+    return subject_named(f"{BUGS[bug].story}@0")
 
 
 def make_trial(call: tuple[Key, int]) -> Trial:

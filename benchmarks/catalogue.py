@@ -27,7 +27,7 @@ from svm_actors.explore.hunt import SEEDS, hunt, noticed_as_expected
 from svm_actors.explore.run import Run
 from svm_actors.explore.run import run as run_once
 from svm_actors.explore.shrink import shrink
-from svm_actors.explore.targets import resolve
+from svm_actors.explore.targets import subject_named
 from svm_actors.report.catalogue_page import Measured, index, page
 from svm_actors.report.chart import chart_text
 
@@ -44,8 +44,7 @@ SECONDS: Final = 20.0
 
 def failing(bug: str) -> Run:
     """Of the first failing runs of the bug's story the shortest.  RuntimeError when there is none."""
-    (target,) = resolve(BUGS[bug].story)
-    subject = target.subject(0)
+    subject = subject_named(f"{BUGS[bug].story}@0")
     best: Run | None = None
     left = SCHEDULES
     for number in range(SCHEDULES):
@@ -56,7 +55,7 @@ def failing(bug: str) -> Run:
         if number >= left:
             break
     if best is None:
-        raise RuntimeError(f"{bug} was not found in {SCHEDULES} schedules of {target.name}")
+        raise RuntimeError(f"{bug} was not found in {SCHEDULES} schedules of {subject.name}")
     return best
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import walk_packages
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part, together
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard, replace_part, together
 
 
 def _planted() -> Iterator[Bug]:
@@ -30,4 +30,4 @@ def _by_id(bug: Bug) -> list[tuple[str, int]]:
 BUGS: dict[str, Bug] = {bug.id: bug for bug in sorted(_planted(), key=_by_id)}
 """Every bug that can be planted, by id."""
 
-__all__ = ["BUGS", "Bug", "replace_guard", "replace_part", "together"]
+__all__ = ["BUGS", "Bug", "replace_function", "replace_guard", "replace_part", "together"]

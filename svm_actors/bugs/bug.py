@@ -38,6 +38,11 @@ def replace_guard(part: type, guard: str, deviation: Any) -> Plant:
     return lambda parts: parts.replace_guard(part, guard, deviation)
 
 
+def replace_function(function: Callable[..., Any], deviation: Callable[..., Any]) -> Plant:
+    """A bug that is another function, where the model calls it through :meth:`Parts.of`."""
+    return replace_part(function, lambda _original: deviation)
+
+
 def replace_part(part: Any, deviate: Callable[[Any], Any]) -> Plant:
     """A bug that changes a class in more than one place, or a function: ``deviate`` is given the original."""
     return lambda parts: parts.replace(part, deviate)

@@ -50,9 +50,11 @@ def cited(role: Role, root: Path = PACKAGE) -> dict[str, list[Cited]]:
     found: dict[str, list[Cited]] = {}
     for layer, search in _SEARCHES[role].items():
         for path in sorted((root / layer).rglob("*.py")):
-            tree = ast.parse(path.read_bytes())
+            source = path.read_text(encoding="utf-8")
+            if not IDS.search(source):
+                continue  # most of the time is spent parsing
             file = path.relative_to(root).as_posix()
-            for line, name, text in search(tree):
+            for line, name, text in search(ast.parse(source)):
                 for each in sorted(set(IDS.findall(text))):
                     place = Cited(file, line, name, text)
                     if place not in found.setdefault(each, []):

@@ -26,6 +26,8 @@ from svm_actors.engine.errors import ECANCELED, ETIMEDOUT, KernelError
 if TYPE_CHECKING:
     from svm_actors.dma_buf.fence_memory import FenceMemory
     from svm_actors.drm.sched_entity import SchedEntity
+    from svm_actors.drm.sched_fence import SchedFence
+    from svm_actors.drm.sched_user import ProcessGroup
 
 
 class MockFlags(Flag):
@@ -59,6 +61,17 @@ class MockJob(SchedJob):
         """When it was."""
         self.done = Completion(self.engine, f"{self.name}.done")
         """The hardware completed it; not so when it timed out."""
+
+
+async def hand_over(job: MockJob, process: ProcessGroup, kept: list[SchedFence]) -> None:
+    """Arm and push under one lock; its fences join ``kept``, with a reference on ``finished``."""
+    assert job.entity is not None
+    async with job.entity.submission():
+        await job.arm()
+        pair = job.s_fence
+        pair.finished.get()
+        kept.append(pair)
+        await job.push(process)
 
 
 class MockGpu(SchedBackend):

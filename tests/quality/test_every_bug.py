@@ -12,8 +12,9 @@ import pytest
 
 from svm_actors.bugs import BUGS, Bug
 from svm_actors.explore.failure import PACKAGE
+from svm_actors.explore.hunt import noticed_as_expected
 from svm_actors.explore.run import Run, run
-from svm_actors.explore.targets import resolve
+from svm_actors.explore.targets import subject_named
 
 BUDGET = 300
 """Schedules within which a bug must be found."""
@@ -24,9 +25,8 @@ LAYERS = ("dma_buf", "mm", "gpu", "drm", "xe", "mirror")
 
 def once(story: str, number: int, bugs: tuple[str, ...] = ()) -> Run:
     """One schedule of the portfolio."""
-    (target,) = resolve(story)
     return run(
-        target.subject(0),
+        subject_named(f"{story}@0"),
         seed=f"every/{number}",
         strategy="portfolio",
         bugs=bugs,
@@ -55,8 +55,7 @@ def test_it_is_found_in_its_story_by_what_it_names(bug: Bug) -> None:
     for number in range(BUDGET):
         failure = once(bug.story, number, (bug.id,)).failure
         if failure is not None and failure.kind != "budget":
-            named = {failure.oracle, f"{failure.oracle}/{failure.rule}"} & set(bug.oracles)
-            assert named, (number, str(failure))
+            assert noticed_as_expected(bug.id, failure), (number, str(failure))
             return
     pytest.fail(f"{bug.id} was not found in {BUDGET} schedules of {bug.story}")
 

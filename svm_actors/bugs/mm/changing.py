@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard, replace_part
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mm import memory, mmap, mprotect
 from svm_actors.mm.core import CoreMm
@@ -36,7 +36,7 @@ MM_R01 = Bug(
     races=("MM-R01",),
     oracles=("lifetime/INV-05", "coherence/INV-14", "invalidation", "entries/INV-25"),
     story="unmap",
-    plant=replace_part(mmap.unmap_region, lambda _original: zap_then_tell),
+    plant=replace_function(mmap.unmap_region, zap_then_tell),
 )
 
 
@@ -97,7 +97,7 @@ MM_R17 = Bug(
     races=("MM-R17",),
     oracles=("mirrors/INV-04", "entries/INV-25"),
     story="device-writes-met-by-mprotect",
-    plant=replace_part(mprotect.change_protection, lambda _original: unannounced),
+    plant=replace_function(mprotect.change_protection, unannounced),
 )
 
 
@@ -113,7 +113,7 @@ MM_R19 = Bug(
     races=("MM-R19",),
     oracles=("structure/INV-07", "coherence/INV-14", "lifetime"),
     story="copies-of-one-page",
-    plant=replace_part(memory.may_replace_copied, lambda _original: replace_in_any_case),
+    plant=replace_function(memory.may_replace_copied, replace_in_any_case),
 )
 
 
@@ -153,5 +153,5 @@ MM_R13 = Bug(
     races=("MM-R13",),
     oracles=("structure/INV-08", "structure/INV-10", "coherence/INV-14", "liveness", "copies/INV-09"),
     story="eviction-met-by-mremap",
-    plant=replace_part(anon_vma_clone, lambda _original: linked_at_once),
+    plant=replace_function(anon_vma_clone, linked_at_once),
 )

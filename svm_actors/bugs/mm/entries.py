@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard, replace_part
 from svm_actors.engine.parts import Parts
 from svm_actors.mirror.mended import MendedCommands
 from svm_actors.mirror.mirror import Mirror
@@ -88,7 +88,7 @@ MM_B53 = Bug(
     races=("MM-R10", "MM-R19"),
     oracles=("structure", "coherence", "lifetime", "entries/INV-25"),
     story="first-touch-of-one-page",
-    plant=replace_part(memory.pte_unmap_same, lambda _original: always_the_same),
+    plant=replace_function(memory.pte_unmap_same, always_the_same),
 )
 
 MM_B57 = Bug(
@@ -98,7 +98,7 @@ MM_B57 = Bug(
     races=("MM-R12",),
     oracles=("structure/INV-12", "structure/INV-13", "coherence"),
     story="device-writes-while-forking",
-    plant=replace_part(fork.shared_entry, lambda _original: only_present_is_shared),
+    plant=replace_function(fork.shared_entry, only_present_is_shared),
 )
 
 MM_B58 = Bug(
@@ -118,7 +118,7 @@ MM_R28 = Bug(
     races=("MM-R28",),
     oracles=("structure", "lifetime", "coherence"),
     story="device-wants-pages-alone",
-    plant=replace_part(exclusive.install_exclusive, lambda _original: no_second_look),
+    plant=replace_function(exclusive.install_exclusive, no_second_look),
 )
 
 MM_B62 = Bug(

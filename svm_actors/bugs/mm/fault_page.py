@@ -5,7 +5,7 @@ A fault locks the page, then references it; everybody else sleeps on the lock an
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_part, together
+from svm_actors.bugs.bug import Bug, replace_function, together
 from svm_actors.engine.errors import EFAULT
 from svm_actors.engine.locks import Mutex
 from svm_actors.engine.parts import Deviate, Parts
@@ -85,7 +85,7 @@ MM_B03 = Bug(
     races=("MM-R07",),
     oracles=("lifetime/INV-08",),
     story=STORY,
-    plant=replace_part(memory.release_fault_page, lambda _original: put_then_unlock),
+    plant=replace_function(memory.release_fault_page, put_then_unlock),
 )
 
 
@@ -109,8 +109,8 @@ MM_B04 = Bug(
     oracles=("lifetime/INV-08", "lifetime/INV-05", "fault_pages/RULE-03"),
     story=STORY,
     plant=together(
-        replace_part(memory.hold_fault_page, lambda _original: no_reference),
-        replace_part(memory.release_fault_page, lambda _original: unlock_only),
+        replace_function(memory.hold_fault_page, no_reference),
+        replace_function(memory.release_fault_page, unlock_only),
     ),
 )
 
@@ -127,7 +127,7 @@ MM_R07 = Bug(
     races=("MM-R07",),
     oracles=("lifetime/INV-05",),
     story=STORY,
-    plant=replace_part(memory.is_same_entry, lambda _original: whatever_it_is_now),
+    plant=replace_function(memory.is_same_entry, whatever_it_is_now),
 )
 
 
@@ -150,5 +150,5 @@ MM_B10 = Bug(
     races=("MM-R11", "MM-R24"),
     oracles=("migrations/MM-R11",),
     story="migration-met-by-readers",
-    plant=replace_part(memory.migration_entry_wait, lambda _original: wait_with_reference),
+    plant=replace_function(memory.migration_entry_wait, wait_with_reference),
 )

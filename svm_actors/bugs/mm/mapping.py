@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_part
+from svm_actors.bugs.bug import Bug, replace_function
 from svm_actors.mm import mmap, mremap
 from svm_actors.mm.core import CoreMm
 from svm_actors.mm.mm_struct import Mm
@@ -28,7 +28,7 @@ MM_B59 = Bug(
     races=("MM-R13",),
     oracles=("structure", "lifetime", "coherence", "engine/deadlock"),
     story="pages-come-back-under-eviction",
-    plant=replace_part(mremap.need_rmap_locks, lambda _original: no_rmap_locks),
+    plant=replace_function(mremap.need_rmap_locks, no_rmap_locks),
 )
 
 MM_B60 = Bug(
@@ -38,5 +38,5 @@ MM_B60 = Bug(
     races=("MM-R02",),
     oracles=("address_space/MM-R02", "coherence"),
     story="address-used-again",
-    plant=replace_part(mmap.unmap_downgraded, lambda _original: unmap_without_lock),
+    plant=replace_function(mmap.unmap_downgraded, unmap_without_lock),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard
 from svm_actors.mirror.mended import MendedMigration
 from svm_actors.mirror.migrate import Migration
 from svm_actors.mm import migrate_device, rmap
@@ -30,7 +30,7 @@ MM_R08 = Bug(
     races=("MM-R08",),
     oracles=("engine/EngineError", "lifetime", "structure", "migrations", "references/INV-15"),
     story="eviction-met-by-cpu",
-    plant=replace_part(migrate_device.trylock_for_eviction, lambda _original: lock_taken_for_granted),
+    plant=replace_function(migrate_device.trylock_for_eviction, lock_taken_for_granted),
 )
 
 
@@ -61,7 +61,7 @@ MM_R09 = Bug(
     races=("MM-R09",),
     oracles=("engine/deadlock", "engine/EngineError"),
     story="faults-in-one-allocation",
-    plant=replace_part(migrate_device.collect_table, lambda _original: collect_and_wait),
+    plant=replace_function(migrate_device.collect_table, collect_and_wait),
 )
 
 
@@ -80,7 +80,7 @@ MM_R10 = Bug(
     races=("MM-R10",),
     oracles=("structure/INV-07", "coherence/INV-14"),
     story="to-device-met-by-cpu",
-    plant=replace_part(migrate_device.is_still_hole, lambda _original: hole_for_ever),
+    plant=replace_function(migrate_device.is_still_hole, hole_for_ever),
 )
 
 MM_B36 = Bug(
@@ -111,7 +111,7 @@ MM_B11 = Bug(
     races=("MM-R14",),
     oracles=("lifetime/MM-B11",),
     story="eviction-met-by-cpu",
-    plant=replace_part(migrate_device.back_to_lru, lambda _original: both_to_lru),
+    plant=replace_function(migrate_device.back_to_lru, both_to_lru),
 )
 
 
@@ -131,5 +131,5 @@ MM_R14 = Bug(
     races=("MM-R14",),
     oracles=("coherence/INV-14", "structure", "leaks"),
     story="eviction-met-by-cpu",
-    plant=replace_part(rmap.restore_if_there, lambda _original: restore_whatever_is_there),
+    plant=replace_function(rmap.restore_if_there, restore_whatever_is_there),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_part
+from svm_actors.bugs.bug import Bug, replace_function
 from svm_actors.engine.errors import EAGAIN
 from svm_actors.mm import migrate_device, oom_kill
 from svm_actors.mm.core import CoreMm
@@ -37,7 +37,7 @@ MM_B56 = Bug(
     races=("MM-R22",),
     oracles=("coherence/INV-14",),
     story="device-outlives-the-reaper",
-    plant=replace_part(migrate_device.is_stable, lambda _original: always_stable),
+    plant=replace_function(migrate_device.is_stable, always_stable),
 )
 
 MM_R22 = Bug(
@@ -47,5 +47,5 @@ MM_R22 = Bug(
     races=("MM-R22",),
     oracles=("lifetime", "mirrors", "coherence", "entries/INV-25"),
     story="device-outlives-the-reaper",
-    plant=replace_part(oom_kill.reap_vma, lambda _original: reap_all_the_same),
+    plant=replace_function(oom_kill.reap_vma, reap_all_the_same),
 )

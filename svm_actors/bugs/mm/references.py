@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard
 from svm_actors.mirror.mended import MendedMigration
 from svm_actors.mm import memory, migrate_device
 from svm_actors.mm.folio import Folio
@@ -49,7 +49,7 @@ MM_B55 = Bug(
     races=("MM-R11",),
     oracles=("migrations", "coherence", "lifetime"),
     story="eviction-under-many-looks",
-    plant=replace_part(migrate_device.exact_references, lambda _original: nobody_uses_it),
+    plant=replace_function(migrate_device.exact_references, nobody_uses_it),
 )
 
 MM_B69 = Bug(
@@ -59,7 +59,7 @@ MM_B69 = Bug(
     races=("MM-R07", "MM-R24"),
     oracles=("migrations/MM-R07", "liveness"),
     story="readers-of-a-device-page",
-    plant=replace_part(memory.wait_for_locker, lambda _original: wait_with_reference),
+    plant=replace_function(memory.wait_for_locker, wait_with_reference),
 )
 
 MM_R24 = Bug(
@@ -69,5 +69,5 @@ MM_R24 = Bug(
     races=("MM-R24", "MM-R07"),
     oracles=("lifetime/INV-05",),
     story="device-page-is-freed-under-waiters",
-    plant=replace_part(memory.wait_for_locker, lambda _original: look_at_the_page),
+    plant=replace_function(memory.wait_for_locker, look_at_the_page),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard
 from svm_actors.drm.gpusvm_pages import DrmGpusvmPages
 from svm_actors.gpu.address import Direction
 from svm_actors.mirror.mended import MendedMirror
@@ -27,7 +27,7 @@ MM_B07 = Bug(
     races=("MM-R11",),
     oracles=("coherence/INV-14", "copies/INV-16"),
     story="swapped-page-that-stays",
-    plant=replace_part(rmap.fold_dirty, lambda _original: forget_dirty),
+    plant=replace_function(rmap.fold_dirty, forget_dirty),
 )
 
 
@@ -71,5 +71,5 @@ MM_B22 = Bug(
     races=("MM-R41",),
     oracles=("lifetime/INV-06", "structure"),
     story="swapped-page-that-moves",
-    plant=replace_part(migrate_device.slot_to_move, lambda _original: as_it_was),
+    plant=replace_function(migrate_device.slot_to_move, as_it_was),
 )

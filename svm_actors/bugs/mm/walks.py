@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard, replace_part
 from svm_actors.engine.errors import EBUSY, EFAULT
 from svm_actors.mirror.mirror import Mirror
 from svm_actors.mm import hmm
@@ -135,7 +135,7 @@ MM_B76 = Bug(
     races=("MM-R38",),
     oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01", "walks/INV-43"),
     story="device-reads-unlocked",
-    plant=replace_part(hmm.unlocked_round, lambda _original: walk_then_begin),
+    plant=replace_function(hmm.unlocked_round, walk_then_begin),
 )
 
 MM_R38 = Bug(
@@ -145,5 +145,5 @@ MM_R38 = Bug(
     races=("MM-R38",),
     oracles=("lifetime", "mirrors", "coherence", "invalidation/INV-01", "walks/INV-43"),
     story="device-reads-unlocked",
-    plant=replace_part(hmm.unlocked_round, lambda _original: go_on_where_it_was),
+    plant=replace_function(hmm.unlocked_round, go_on_where_it_was),
 )

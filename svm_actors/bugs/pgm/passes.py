@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard, replace_part
 from svm_actors.drm.pagemap_dma import DmaBatch
 from svm_actors.drm.pagemap_ram import EvictPasses, _Home
 from svm_actors.drm.pagemap_zdd import Devmem
@@ -218,6 +218,6 @@ PGM_B40 = Bug(
     races=("PGM-R03", "SVM-R20", "RULE-07", "RULE-16"),
     oracles=("device-memory",),
     story="eviction-of-shared-pages",
-    plant=replace_part(try_to_migrate, lambda _original: first_mapping_only),
+    plant=replace_function(try_to_migrate, first_mapping_only),
 )
 """Pages shared by fork never leave device memory, though nobody else is about."""

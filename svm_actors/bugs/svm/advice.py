@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard
 from svm_actors.drm.gpuvm_ops import OpMap
 from svm_actors.xe.bind_ops import piece_of
 from svm_actors.xe.bind_vma import XeBindVma
@@ -54,7 +54,7 @@ SVM_B21 = Bug(
     races=(),
     oracles=("svm/SVM-B21",),
     story="advice-on-read-only-memory",
-    plant=replace_part(piece_of, lambda _original: as_by_default),
+    plant=replace_function(piece_of, as_by_default),
 )
 
 SVM_B22 = Bug(

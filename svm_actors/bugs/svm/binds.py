@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svm_actors.bugs.bug import Bug, replace_guard, replace_part, together
+from svm_actors.bugs.bug import Bug, replace_function, replace_guard, together
 from svm_actors.drm.gpusvm_pages import DmaPage
 from svm_actors.engine.errors import KernelError
 from svm_actors.gpu.fault import Access
@@ -57,7 +57,7 @@ SVM_B58 = Bug(
     races=("SVM-R28",),
     oracles=("scenario",),
     story="prefetch-under-changes",
-    plant=replace_part(give_up, lambda _original: as_an_error),
+    plant=replace_function(give_up, as_an_error),
 )
 
 SVM_S02 = Bug(

@@ -18,7 +18,7 @@ from svm_actors.dma_buf.fence_memory import FenceMemory
 from svm_actors.dma_buf.resv import DmaResv
 from svm_actors.drm.sched import DrmSched
 from svm_actors.drm.sched_entity import SchedEntity
-from svm_actors.drm.sched_mock import MockGpu, MockJob
+from svm_actors.drm.sched_mock import MockGpu, MockJob, hand_over
 from svm_actors.drm.sched_user import ProcessGroup
 from svm_actors.engine.errors import KernelError, PropertyFailed
 from svm_actors.world import World
@@ -123,14 +123,7 @@ class MockDriver(FencePlace):
 
     async def hand_over(self, job: MockJob) -> None:
         """Arm and push under one lock; its fences are kept until the end."""
-        entity = job.entity
-        assert entity is not None
-        async with entity.submission():
-            await job.arm()
-            pair = job.s_fence
-            pair.finished.get()
-            self.fences.append(pair)
-            await job.push(self.process)
+        await hand_over(job, self.process, self.fences)
 
     async def advance(self) -> None:
         """Let the hardware complete what waits to be completed by hand, until nothing more comes."""

@@ -11,7 +11,7 @@ from svm_actors.drm.sched_entity import SchedEntity
 from svm_actors.drm.sched_fence import SchedFence
 from svm_actors.drm.sched_invariants import SchedInvariants
 from svm_actors.drm.sched_job import SchedJob
-from svm_actors.drm.sched_mock import MockGpu, MockJob
+from svm_actors.drm.sched_mock import MockGpu, MockJob, hand_over
 from svm_actors.drm.sched_types import GpuSchedStat, Priority, SchedBackend
 from svm_actors.drm.sched_user import ProcessGroup
 from svm_actors.engine.backend import DirectBackend
@@ -81,13 +81,7 @@ class Bench:
         return job
 
     async def hand_over(self, job: MockJob) -> None:
-        assert job.entity is not None
-        async with job.entity.submission():
-            await job.arm()
-            pair = job.s_fence
-            pair.finished.get()
-            self.fences.append(pair)
-            await job.push(self.process)
+        await hand_over(job, self.process, self.fences)
 
     async def advance_until_idle(self) -> None:
         """Step every timeline until nothing more comes."""
