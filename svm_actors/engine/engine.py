@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.errors import EngineError
+from svm_actors.engine.faults import Faults
 from svm_actors.engine.listeners import Listeners
 from svm_actors.engine.lockdep import LockDep
 from svm_actors.engine.nursery import Nursery
@@ -88,6 +89,7 @@ class Engine:
         """Window events and statistics by name."""
         self.lockdep = LockDep()
         self.parts = Parts()
+        self.faults = Faults(self.choose, self.count)
         self.listeners = Listeners()
         self._timers: list[tuple[int, int, int, Task]] = []
         self._idler: Task | None = None

@@ -51,6 +51,7 @@ class World:
     def __init__(self, engine: Engine, config: Config | None = None) -> None:
         self.engine = engine
         self.config = config or Config()
+        engine.faults.allow(self.config.faults, self.config.most_faults, self.config.fault_odds)
         self.allocator = PageAllocator(engine, self.config.ram_pages)
         self.core = CoreMm(engine, self.allocator)
         self.processes: list[Process] = []
