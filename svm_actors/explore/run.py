@@ -221,8 +221,9 @@ def execute(
     record: bool,
     digest: bool,
     coverage: bool = False,
+    judging: bool = True,
 ) -> Run:
-    """The run with everything given."""
+    """The run with everything given; without ``judging`` a spent step budget stays one, livelock or not."""
     check_bugs(bugs)
     if backend not in BACKENDS:
         raise ValueError(f"unknown back end {backend!r}; known: {', '.join(BACKENDS)}")
@@ -250,7 +251,7 @@ def execute(
     features = () if watcher is None else watcher.features(engine)
     elapsed = time.perf_counter() - begin
     result = _result(subject, settings, seed, bugs, backend, engine, error, elapsed, features)
-    return result if isinstance(chooser, Hunt | Continuation) else judged(result)
+    return judged(result) if judging and not isinstance(chooser, Hunt | Continuation) else result
 
 
 def judged(result: Run) -> Run:

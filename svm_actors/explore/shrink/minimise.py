@@ -25,6 +25,7 @@ from svm_actors.explore.shrink.operations import (
 from svm_actors.explore.shrink.recording import Case, Recording
 from svm_actors.explore.shrink.result import Needed, Shrunk, draws_of, switches_of
 from svm_actors.explore.shrink.sameness import FailureClass
+from svm_actors.explore.shrink.searching import search_short
 from svm_actors.explore.shrink.shrinker import Enough, NotReproduced, Progress, Shrinker
 from svm_actors.explore.strategies.guided import Guided, Point, Recorder
 from svm_actors.explore.strategies.replay import Replay
@@ -34,12 +35,14 @@ from svm_actors.world import Config
 
 SECONDS: Final = 60.0
 """How long a shrinking may take when nobody says otherwise."""
-SPINNING: Final = 20_000
-"""Steps that no program of a few dozen operations makes unless it spins: enough to tell a spent step budget, and the
-budget of the shrunk run."""
+SPINNING: Final = {"budget": (20_000,), "livelock": (100, 300, 1000, 3000, 20_000)}
+"""Step budgets tried for the shrunk run, the least first, by what the failure amounts to.  A spent step budget is told
+by steps that no program of a few dozen operations makes unless it spins; a livelock by its cycle, which a fair schedule
+enters from where the run is cut off, however soon that is."""
 STRATEGY: Final = "shrunk"
 """What a shrunk token says of where its choices come from."""
 FIRST: Final[tuple[Callable[[Shrinker], None], ...]] = (
+    search_short,
     choices.shortest_prefix,
     join_stretches,
     drop_operations,
@@ -95,18 +98,20 @@ def _begin(
     kept = split_name(subject.name)[1]
     whole = subject if kept is None else subject.keeping(None)
     settings = attrs.evolve(token_settings(known), strategy=STRATEGY)
-    case, first = _first(Case(whole, settings, known.seed, known.bugs), kept, again)
+    spins = again.failure is not None and again.failure.kind in SPINNING
+    case, first = _first(Case(whole, settings, known.seed, known.bugs, judging=spins), kept, again)
     return Shrinker(case, first, seconds=seconds, runs=runs, progress=progress)
 
 
 def _first(case: Case, kept: frozenset[int] | None, run: Run) -> tuple[Case, Recording]:
-    """The run by name; of one that spins only its beginning, if that spins already."""
+    """The run by name; of one that spins only its beginning, as short as it shows that it spins."""
     failure = run.failure
-    if failure is not None and failure.kind == "budget" and case.settings.step_budget > SPINNING:
-        short = attrs.evolve(case, settings=attrs.evolve(case.settings, step_budget=SPINNING))
-        first = short.record(kept, Recorder(Replay(run.tape, run.arity)))
-        if FailureClass.of(failure).holds(first.run.failure):
-            return short, first
+    for budget in SPINNING.get(failure.kind, ()) if failure is not None else ():
+        if budget < case.settings.step_budget:
+            short = attrs.evolve(case, settings=attrs.evolve(case.settings, step_budget=budget))
+            first = short.record(kept, Recorder(Replay(run.tape, run.arity)))
+            if failure is not None and FailureClass.of(failure).holds(first.run.failure):
+                return short, first
     return case, case.record(kept, Recorder(Replay(run.tape, run.arity)))
 
 

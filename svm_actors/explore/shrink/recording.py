@@ -43,11 +43,23 @@ class Case:
     """Seed of the run that is shrunk; data for the token."""
     bugs: tuple[str, ...]
     """Planted bugs."""
+    judging: bool = True
+    """Whether it matters if a spent step budget is a livelock; finding out costs more than the run."""
 
     def record(self, kept: frozenset[int] | None, recorder: Recorder, *, trace: bool = False) -> Recording:
         """Run once; with a ``trace`` keep every step."""
         subject = self.subject if kept is None else self.subject.keeping(kept)
-        run = execute(subject, self.settings, recorder, self.seed, self.bugs, "direct", record=trace, digest=False)
+        run = execute(
+            subject,
+            self.settings,
+            recorder,
+            self.seed,
+            self.bugs,
+            "direct",
+            record=trace,
+            digest=False,
+            judging=self.judging,
+        )
         switches = tuple(Switch(*each) for each in recorder.switches)
         return Recording(run, tuple(recorder.decisions), switches, recorder.order, kept)
 

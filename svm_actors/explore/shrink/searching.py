@@ -1,8 +1,12 @@
-"""Search smaller programs: where nothing recorded fails without some operations, other schedules of what is left.
+"""Search: other schedules of a smaller program, and short ones of a program whose failing run is very long.
 
-Operations come first in merit, so any failing schedule of a smaller program is an improvement, however long it is;
-and a smaller program has fewer schedules.  Most of those tried delay whole kernel threads
-(:mod:`svm_actors.explore.shrink.threads`), at the ops at which some were delayed in the best run.
+Where nothing recorded fails without some operations, other schedules of what is left may.  Operations come first in
+merit, so any failing schedule of a smaller program is an improvement, however long it is; and a smaller program has
+fewer schedules.  Most of those tried delay whole kernel threads (:mod:`svm_actors.explore.shrink.threads`), at the ops
+at which some were delayed in the best run.
+
+A run that spins for thousands of steps before it fails cannot be shrunk choice by choice: each of its switches costs a
+run as long as that.  Often it fails soon as well, by another schedule.
 
 Schedules have numbers: a program for which some were tried in vain is searched on from there.
 """
@@ -23,6 +27,12 @@ FOCUSED_HORIZON: Final = 8
 """Contested steps expected of a program at the ops that matter, before it has run once."""
 LATEST: Final = 3
 """Preemptions before the failure that are made again: the latest one, two and so on; earlier ones seldom matter."""
+LONG: Final = 3_000
+"""Steps beyond which short schedules are looked for before anything else: few programs have more unless they spin."""
+SHORTER: Final = 4
+"""A short one has at most such a fraction of the steps."""
+SHORT_ONES: Final = 60
+"""Short schedules tried."""
 How = Literal["handovers", "focused", "threads", "tasks", "walk"]
 """The best run's preemptions of threads; delays of threads at the ops of these, or anywhere; delays of tasks; a
 random walk."""
@@ -48,9 +58,11 @@ TURNS: Final[tuple[tuple[How, Data], ...]] = (
 class Search:
     """What makes the schedules of one smaller program, in an order that is always the same."""
 
-    def __init__(self, shrinker: Shrinker, kept: frozenset[int]) -> None:
+    def __init__(self, shrinker: Shrinker, kept: frozenset[int] | None, steps: int | None = None) -> None:
         self._shrinker = shrinker
         self._kept = kept
+        self._steps = steps
+        """Steps a schedule may have; None is what any candidate may."""
         best = shrinker.best
         made = [(one.handover, one.deviates) for one in best.decisions if one.handover]
         self._handovers = [handover for handover, _ in made]
@@ -66,7 +78,7 @@ class Search:
         turn, (how, data) = number // len(TURNS), TURNS[number % len(TURNS)]
         schedule = self._schedule(f"shrink/{number}", how, 2 + turn % 3, turn)
         other = Other(self._plan(data), schedule, draw_anew=data == "anew")
-        found = self._shrinker.offer(self._kept, other)
+        found = self._shrinker.offer(self._kept, other, self._steps)
         if type(schedule) is ThreadPct and schedule.counted:
             self._horizons[how] = schedule.counted
         return found
@@ -100,6 +112,14 @@ def searched(shrinker: Shrinker, kept: frozenset[int], schedules: int) -> bool:
             return True
         shrinker.searched[program] = number + 1
     return False
+
+
+def search_short(shrinker: Shrinker) -> None:
+    """Of a run that is very long: other schedules of the same program that fail within a fraction of its steps."""
+    while shrinker.merit.steps > LONG:
+        search = Search(shrinker, shrinker.best.kept, shrinker.merit.steps // SHORTER)
+        if not any(search.attempt(number) for number in range(SHORT_ONES)):
+            break
 
 
 class Other(Guided):

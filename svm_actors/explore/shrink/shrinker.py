@@ -82,9 +82,9 @@ class Shrinker:
         gone = frozenset(points)
         return self.attempt({at: value for at, value in self.best.plan.items() if at not in gone}, self.best.kept)
 
-    def offer(self, kept: frozenset[int] | None, recorder: Recorder) -> bool:
-        """Try whatever this chooser does; True when that is the best run now."""
-        found = self.record(kept, recorder)
+    def offer(self, kept: frozenset[int] | None, recorder: Recorder, steps: int | None = None) -> bool:
+        """Try whatever this chooser does, in so many steps; True when that is the best run now."""
+        found = self.record(kept, recorder, steps)
         if not self.fails(found):
             return False
         merit = found.merit
@@ -113,19 +113,19 @@ class Shrinker:
         if self._deadline is not None:
             self._deadline, self._reserve = self._deadline + self._reserve, 0.0
 
-    def record(self, kept: frozenset[int] | None, recorder: Recorder) -> Recording:
-        """One run.  Raises Enough when there may be no more."""
+    def record(self, kept: frozenset[int] | None, recorder: Recorder, steps: int | None = None) -> Recording:
+        """One run, of so many steps at most.  Raises Enough when there may be no more."""
         self._spend()
-        return self._bounded().record(kept, recorder)
+        return self._bounded(steps).record(kept, recorder)
 
     # -- the machinery -----------------------------------------------------------------
 
-    def _bounded(self) -> Case:
+    def _bounded(self, steps: int | None) -> Case:
         """Candidates that go on for ever are given up early, unless that is the failure."""
         if self._kind == "budget":
             return self.case
         settings = self.case.settings
-        budget = min(settings.step_budget, 2 * self.merit.steps + SLACK)
+        budget = min(settings.step_budget, 2 * self.merit.steps + SLACK if steps is None else steps)
         return attrs.evolve(self.case, settings=attrs.evolve(settings, step_budget=budget))
 
     def _confirmed(self, found: Recording) -> bool:

@@ -12,14 +12,15 @@ from svm_actors.engine.op import Op
 from svm_actors.engine.task import NOBODY, Task, Thread
 from svm_actors.explore.failure import Failure
 from svm_actors.explore.run import Run, replay, run
-from svm_actors.explore.shrink import Shrinker, arguments, minimise, operations, shrink
+from svm_actors.explore.shrink import Shrinker, arguments, minimise, operations, searching, shrink
 from svm_actors.explore.shrink.recording import Case
 from svm_actors.explore.shrink.sameness import FailureClass
-from svm_actors.explore.shrink.searching import TURNS, Search, searched
+from svm_actors.explore.shrink.searching import TURNS, Search, search_short, searched
 from svm_actors.explore.shrink.shrinker import Enough
 from svm_actors.explore.shrink.threads import SKIPPED, Handovers, ThreadPct, plain
 from svm_actors.explore.strategies import Replay
 from svm_actors.explore.strategies.guided import Handover, Recorder
+from svm_actors.explore.subject import subject_of
 from svm_actors.explore.targets import subject_named
 from svm_actors.world import World
 
@@ -168,7 +169,7 @@ def test_every_kind_of_schedule_keeps_what_makes_the_program() -> None:
     shrinker = begun("random-small@5", "SVM-B50")
     draws, seen = shrinker.first.draws, []
     kept = frozenset(shrinker.first.numbers[:-1])
-    shrinker.offer = lambda _kept, chooser: seen.append(shrinker.record(_kept, chooser).draws)  # type: ignore
+    shrinker.offer = lambda _kept, chooser, _steps: seen.append(shrinker.record(_kept, chooser).draws)  # type: ignore
     search = Search(shrinker, kept)
     for number in range(len(TURNS)):
         search.attempt(number)
@@ -262,7 +263,7 @@ async def spins(world: World) -> None:
 
 
 def test_of_a_run_that_spins_the_beginning_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minimise, "SPINNING", 500)
+    monkeypatch.setattr(minimise, "SPINNING", {"budget": (500,)})
     runs = (run(spins, seed=seed, strategy="random", backend="direct", step_budget=2_000) for seed in range(20))
     one = next(each for each in runs if not each.ok)
     assert one.failure is not None
@@ -272,3 +273,91 @@ def test_of_a_run_that_spins_the_beginning_is_shrunk(monkeypatch: pytest.MonkeyP
     assert shrunk.merit.deviations <= 2
     assert shrunk.run.settings.step_budget == 500
     assert replay(spins, shrunk.token, backend="direct").failure == shrunk.failure
+
+
+async def after_you(world: World) -> None:
+    """Two tasks that let the other go first, for ever, once each has seen the other."""
+    waiting: list[str] = []
+
+    async def guest(name: str) -> None:
+        waiting.append(name)
+        await world.engine.step("local")
+        while len(waiting) > 1:
+            world.engine.count("after-you.retry")
+            await world.engine.step("local")
+        waiting.remove(name)
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(guest, "a")
+        nursery.start_soon(guest, "b")
+
+
+async def waits_long(world: World) -> None:
+    """One task works on and on, and fails when the other has done twenty steps meanwhile."""
+    done: list[int] = []
+
+    async def works() -> None:
+        for _ in range(1000):
+            await world.engine.step("local")
+            assert len(done) < 20, "overtaken"
+
+    async def overtakes() -> None:
+        for number in range(20):
+            await world.engine.step("local")
+            done.append(number)
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(works)
+        nursery.start_soon(overtakes)
+
+
+class Late:
+    """The first task for six hundred picks, then the last one."""
+
+    name = "late"
+
+    def __init__(self) -> None:
+        self.picks = 0
+
+    def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
+        self.picks += 1
+        return 0 if self.picks < 600 else len(candidates) - 1
+
+    def data(self, count: int, label: str) -> int:
+        return 0
+
+
+def test_a_very_long_run_is_replaced_by_a_short_one_that_fails_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "LONG", 400)
+    one = run(waits_long, chooser=Late(), backend="direct")
+    assert one.steps > 600
+    case = Case(subject_of(waits_long), one.settings, one.seed, (), judging=False)
+    shrinker = Shrinker(case, case.record(None, Recorder(Replay(one.tape, one.arity))))
+    search_short(shrinker)
+    assert shrinker.merit.steps < 200
+    assert shrinker.best.signature == one.failure.signature  # type: ignore[union-attr]
+
+
+def test_a_livelock_is_shrunk_to_the_way_into_its_cycle() -> None:
+    runs = (run(after_you, seed=seed, strategy="random", backend="direct", step_budget=20_000) for seed in range(50))
+    one = next(each for each in runs if not each.ok)
+    assert one.failure is not None
+    assert one.failure.kind == "livelock"
+    shrunk = shrink(after_you, one.token, seconds=None)
+    assert shrunk.failure.signature == one.failure.signature
+    assert shrunk.run.settings.step_budget == 100
+    assert shrunk.merit.deviations <= 1
+"""Of twenty thousand steps what is left is that the second guest comes in before the first has gone."""
+
+
+@pytest.mark.parametrize(("kind", "judging"), [("property", False), ("livelock", True)])
+def test_a_spent_step_budget_is_judged_only_where_a_livelock_is_shrunk(
+    kind: str, judging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = after_you if kind == "livelock" else waits_long
+    runs = (run(scenario, seed=seed, strategy="random", backend="direct", step_budget=20_000) for seed in range(50))
+    one = next(each for each in runs if not each.ok)
+    seen: list[bool] = []
+    monkeypatch.setattr(minimise, "_all_passes", lambda shrinker: seen.append(shrinker.case.judging))
+    shrink(scenario, one.token, runs=1)
+    assert seen == [judging]
