@@ -29,6 +29,7 @@ OTHERS: Final = (
         "and mirrored.",
         "mended; the script puts the suspected probe in place.",
         script="right_neighbour",
+        placed=True,
         noticed=("suspected",),
     ),
     Suspicion(
@@ -57,6 +58,7 @@ OTHERS: Final = (
         "puts the suspected behaviour in place.  What else may take a killed queue off first on real hardware is not "
         "known here.",
         script="killed_queue",
+        placed=True,
         noticed=("lifetime/INV-05",),
     ),
     Suspicion(
@@ -84,10 +86,11 @@ OTHERS: Final = (
     ),
     Suspicion(
         "VMB-B07 list",
-        "mappings left on the repin list by an error are bound all the same",
-        "whoever pins next finds them there and pins them again, so the defect should show only when such a mapping is "
-        "destroyed while it is listed.",
-        "planted.  A mapping on that list that nobody may keep there is noticed as such; no job reads wrong data.",
+        "mappings that an error leaves on the repin list show there and nowhere else",
+        "whoever pins next finds them there and pins them again, and every change of their memory lists them once "
+        "more; so the defect VMB-B07 should be seen in the list, when such a mapping is destroyed, and not in what a "
+        "job reads.",
+        "planted.  What notices it is a look at the list; no run was seen in which a job reads something else.",
         bug="VMB-B07",
     ),
     Suspicion(

@@ -40,10 +40,12 @@ def verdict_of(suspicion: Suspicion, found: Finding | None) -> Verdict:
 
 def page_text(suspicions: Mapping[str, Suspicion], found: Mapping[str, Finding]) -> str:
     """The whole page."""
-    lines = [*HEAD.splitlines(), "", "| id | suspicion | verdict |", "|---|---|---|"]
+    lines = [*HEAD.splitlines(), "", "| id | suspicion | verdict | suspected behaviour |", "|---|---|---|---|"]
     for each in suspicions.values():
-        verdict = verdict_of(each, found.get(each.same or each.id))
-        lines.append(f"| [{each.id}](#{anchor(each)}) | {each.title} | {verdict} |")
+        searched = suspicions[each.same or each.id]
+        verdict = verdict_of(each, found.get(searched.id))
+        how = "" if verdict == "not modelled" else searched.how
+        lines.append(f"| [{each.id}](#{anchor(each)}) | {each.title} | {verdict} | {how} |")
     for each in suspicions.values():
         lines += _entry(each, suspicions, found)
     return "\n".join(lines) + "\n"
@@ -75,6 +77,11 @@ def _entry(suspicion: Suspicion, suspicions: Mapping[str, Suspicion], found: Map
         yield "Verdict: not searched yet."
 
 
+def number_of(count: int, noun: str) -> str:
+    """``no noun``, ``1 noun``, ``2 nouns``."""
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
 def _paragraph(text: str) -> list[str]:
     return [*_verdict(text), ""]
 
@@ -86,15 +93,14 @@ def _verdict(text: str) -> list[str]:
 def _finding(suspicion: Suspicion, finding: Finding) -> Iterator[str]:
     planted = f", with `{suspicion.bug}` planted" if suspicion.bug else ""
     where = f"`{suspicion.searched}`{planted}"
-    if not finding.reached:
-        counts = ", ".join(f"{number:,} (seed {seed})" for seed, number in zip(SEEDS, finding.schedules, strict=True))
-        yield from _verdict(f"Verdict: not reached in {where}: all of {counts} schedules held.")
-        return
     counts = ", ".join(f"{number:,} (seed {seed})" for seed, number in zip(SEEDS, finding.schedules, strict=True))
+    if not finding.reached:
+        yield from _verdict(f"Verdict: not reached in {where}.  Schedules that were made: {counts}.")
+        return
     yield from _paragraph(f"Verdict: reached in {where}.  Schedules up to the first that shows it: {counts}.")
     operations = f"{finding.operations} operations, " if finding.operations else ""
-    size = f"{finding.choices} schedule choices ({finding.preemptions} preemptions), {finding.steps} steps"
-    yield from _paragraph(f"Shrunk: {operations}{size}.  Noticed by `{finding.noticed}`:")
+    choices = f"{number_of(finding.choices, 'schedule choice')} ({number_of(finding.preemptions, 'preemption')})"
+    yield from _paragraph(f"Shrunk: {operations}{choices}, {finding.steps} steps.  Noticed by `{finding.noticed}`:")
     yield from ("```", *textwrap.wrap(finding.message, WIDTH), "```", "")
     yield from ("```mermaid", *finding.chart.splitlines(), "```", "")
     yield from ("```", f"svm-actors replay '{finding.token}'", "```")

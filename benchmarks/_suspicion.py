@@ -34,6 +34,8 @@ class Suspicion:
     """What is planted for it; empty where the model does as the kernel does, or the script does it."""
     noticed: tuple[str, ...] = ()
     """``oracle`` or ``oracle/rule`` by which it is known; those of the planted bug unless given."""
+    placed: bool = False
+    """The script puts what the kernel is suspected to do in the place of what the model does."""
     reason: str = ""
     """Why there is nothing to search."""
     same: str = ""
@@ -53,6 +55,11 @@ class Suspicion:
         if self.script:
             return f"{SCRIPTS}/{self.script}.py"
         return f"{self.target or BUGS[self.bug].story}@0"
+
+    @property
+    def how(self) -> str:
+        """Where the suspected behaviour comes from."""
+        return "planted" if self.bug else "put in place by the scenario" if self.placed else "the model does so"
 
     @property
     def in_its_story(self) -> bool:
