@@ -121,8 +121,8 @@ MM: Final = (
         "an unlocked walk starts again with the answers of its last round as requests",
         "the array of a walk is input and output; where flags of entries are kept as requests, what a first round "
         "answered may be taken for what is asked in the second.",
-        "mended: each walk has an array of its own.  Planted, a walk goes on with the old one.  Only drivers that ask "
-        "per page are concerned; GPU SVM asks for all pages alike.",
+        "the drivers of the model ask for all pages alike, as GPU SVM does, so an answer is never taken for a request. "
+        "Planted, the mirror driver asks page by page.",
         bug="MM-B45",
     ),
     Suspicion(

@@ -90,12 +90,18 @@ def _verdict(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, fix_sentence_endings=False)
 
 
+def _also(finding: Finding) -> str:
+    if not finding.explored:
+        return ""
+    return f"  Nor in any schedule without a preemption, of which there are {finding.explored} classes."
+
+
 def _finding(suspicion: Suspicion, finding: Finding) -> Iterator[str]:
     planted = f", with `{suspicion.bug}` planted" if suspicion.bug else ""
     where = f"`{suspicion.searched}`{planted}"
     counts = ", ".join(f"{number:,} (seed {seed})" for seed, number in zip(SEEDS, finding.schedules, strict=True))
     if not finding.reached:
-        yield from _verdict(f"Verdict: not reached in {where}.  Schedules that were made: {counts}.")
+        yield from _verdict(f"Verdict: not reached in {where}.  Schedules that were made: {counts}.{_also(finding)}")
         return
     yield from _paragraph(f"Verdict: reached in {where}.  Schedules up to the first that shows it: {counts}.")
     operations = f"{finding.operations} operations, " if finding.operations else ""

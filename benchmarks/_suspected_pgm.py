@@ -112,9 +112,18 @@ PGM: Final = (
         "long waits with mmap_lock held",
         "a walk without an owner, or with another one, faults a page home that is in its timeslice, again and again "
         "with mmap_lock read-held; meanwhile everybody who changes that address space may have to wait.",
-        "as in 7.3.4: an mmap of other memory waits for the rest of a timeslice of 5 ms.  The driver-wide lock that an "
-        "exclusive second attempt holds is modelled, and not looked at here.",
+        "as in 7.3.4: an mmap of other memory waits for the rest of a timeslice of 5 ms.",
         script="stalled_mmap",
+        noticed=("suspected",),
+    ),
+    Suspicion(
+        "PGM-S13 driver",
+        "the same with the driver-wide lock held exclusively",
+        "a migration to device memory that was lost is tried once more with the driver-wide lock held for write, and "
+        "the range is brought home first; where that waits for a timeslice, the migrations of all other processes and "
+        "devices may wait with it.",
+        "as in 7.3.4: the first store of another process waits for the rest of a timeslice of 5 ms.",
+        script="stalled_migration",
         noticed=("suspected",),
     ),
     Suspicion(

@@ -103,6 +103,7 @@ SVM: Final = (
         script="flushes_of_todays_hardware",
         bug="SVM-S08",
         schedules=1_000,
+        exhaustive=True,
     ),
     Suspicion(
         "SVM-S09",
@@ -118,9 +119,19 @@ SVM: Final = (
         "a prefetch in an array that cannot migrate ends the ioctl with -ENODATA, which is reported as success.  What "
         "the array unmapped before may be out of the tree by then, with its entries alive and its vma never freed.",
         "the model brings each range of a prefetch through before the next and never abandons an array.  Planted, the "
-        "migration phase ends it (case a; here device memory is too small).  Not modelled: the loss at pre-commit, "
-        "after which the operations are finished although the page-table work was aborted (case b).",
+        "migration phase ends it (here device memory is too small).",
         bug="SVM-S10",
+    ),
+    Suspicion(
+        "SVM-S10 finished",
+        "the same array is finished although its page-table work was given up",
+        "when the race is lost at pre-commit, the page-table work is aborted and the operations are finished all the "
+        "same: what was unmapped is destroyed at once, and its memory may be given away, while its entries are alive.",
+        "the script puts it in place, with a prefetch that cannot migrate instead of one that loses its race late: "
+        "the model has no commit of a prefetch together with other operations.",
+        script="finished_without_work",
+        placed=True,
+        noticed=("lifetime",),
     ),
     Suspicion(
         "SVM-S11",

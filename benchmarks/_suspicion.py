@@ -46,6 +46,8 @@ class Suspicion:
     """Made at most, for each seed."""
     step_budget: int = 20_000
     """Steps of one run."""
+    exhaustive: bool = False
+    """Small enough to be searched through where nobody is preempted."""
 
     @property
     def searched(self) -> str:
@@ -100,6 +102,9 @@ class Finding:
     """Its replay."""
     chart: str = ""
     """Its end as a sequence chart."""
+
+    explored: int = 0
+    """Runs, one of each class of schedules without a preemption, that hold as well; 0: not searched so."""
 
     @property
     def reached(self) -> bool:

@@ -24,6 +24,7 @@ from benchmarks._suspected_page import page_text
 from benchmarks._suspected_pgm import PGM
 from benchmarks._suspected_svm import SVM
 from benchmarks._suspicion import SEEDS, Finding, Suspicion
+from svm_actors.explore.exploration import explore
 from svm_actors.explore.run import Run
 from svm_actors.explore.run import run as run_once
 from svm_actors.explore.shrink import shrink
@@ -76,7 +77,7 @@ def search(suspicion: Suspicion, seconds: float = SECONDS) -> Finding:
     schedules = tuple(number for number, _run in found)
     shown = [run for _number, run in found if run is not None]
     if not shown:
-        return Finding(schedules)
+        return Finding(schedules, explored=explored(suspicion, subject) if suspicion.exhaustive else 0)
     one = min(shown, key=lambda run: run.steps)
     shrunk = shrink(subject, one.token, seconds=seconds)
     merit, failure = shrunk.merit, shrunk.failure
@@ -92,6 +93,14 @@ def search(suspicion: Suspicion, seconds: float = SECONDS) -> Finding:
         token=shrunk.token,
         chart=chart_text(shrunk),
     )
+
+
+def explored(suspicion: Suspicion, subject: Subject) -> int:
+    """Every schedule without a preemption: how many classes there are.  RuntimeError unless all of them hold."""
+    whole = explore(subject, preemptions=0, bugs=suspicion.bugs)
+    if whole.failures or whole.stopped_by != "complete":
+        raise RuntimeError(f"{suspicion.id}: {len(whole.failures)} failures, stopped by {whole.stopped_by}")
+    return whole.runs
 
 
 def read_findings(path: Path = STORE) -> dict[str, Finding]:
