@@ -188,8 +188,8 @@ SVM: Final = (
     Suspicion(
         "SVM-S17",
         "what is left after a partial unmap stays in device memory",
-        "the core asks its drivers to bring the rest of a partly unmapped range home; the collector destroys the range "
-        "and may leave its pages where they are.",
+        "the SVM core expects its drivers to bring the rest of a partly unmapped range home; the collector destroys the "
+        "range and may leave its pages where they are.",
         "as in 7.3.4.  Reads stay coherent, so this is a question of placement and of the memory that such pages hold "
         "on to, not of data.",
         script="survivors",

@@ -30,7 +30,7 @@ SVM_S10 = Bug(
     title="a prefetch that loses a race leaves the other binds of its array committed and not carried out",
     removes="svm_prefetch.give_up",
     races=("SVM-R28",),
-    oracles=("svm/SVM-S10",),
+    oracles=("svm/SVM-S10", "bindings/INV-VMB-03"),
     story="an-unmap-and-a-prefetch",
     plant=together(
         replace_function(give_up, nothing_to_do),
