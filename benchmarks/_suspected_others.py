@@ -90,7 +90,7 @@ OTHERS: Final = (
         "whoever pins next finds them there and pins them again, and every change of their memory lists them once "
         "more; so the defect VMB-B07 should be seen in the list, when such a mapping is destroyed, and not in what a "
         "job reads.",
-        "planted.  What notices it is a look at the list; no run was seen in which a job reads something else.",
+        "planted.  In 200 runs of its story, 99 of which failed, nothing but a look at the list noticed it.",
         bug="VMB-B07",
     ),
     Suspicion(

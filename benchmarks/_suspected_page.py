@@ -26,7 +26,8 @@ The verdicts:
 * *not modelled*: what it needs is not there.
 
 Searches use the default portfolio with the seeds 1, 2 and 3.
-Runs are shrunk; the chart shows the end of each, and the line below it replays it from the folder of the project.
+Runs are shrunk for a few seconds each, so some may not be as small as they get; the chart shows the end of each, and
+the line below it replays it from the folder of the project.
 `python -m benchmarks suspected` makes this page.
 """
 

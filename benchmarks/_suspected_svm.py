@@ -6,7 +6,6 @@ from typing import Final
 
 from benchmarks._suspicion import Suspicion
 
-LIVELOCK: Final = ("liveness/livelock-stable", "liveness/livelock-transient")
 SHOWN: Final = ("suspected",)
 """The oracle of the scripts in scenarios/suspected."""
 
@@ -20,9 +19,10 @@ SVM: Final = (
         "in the part that is still good may go round for as long as the process leaves it so, with vm->lock held.",
         "as in 7.3.4, for mprotect to read-only and to none, and for a read-only mirror over memory that nobody may "
         "read (tests/cover/xe/test_svm_suspected.py).  Not modelled: ranges past the end of a file, guard and poisoned "
-        "pages, which would do the same.  Other VMs are served meanwhile, and the loop ends when the mapping changes.",
+        "pages, which would do the same.  Other VMs are served meanwhile, and the loop ends when the mapping changes. "
+        " The livelock is called stable: every fair schedule that was tried stays in.",
         script="permission_split",
-        noticed=LIVELOCK,
+        noticed=("liveness/livelock-stable",),
         step_budget=4_000,
     ),
     Suspicion(
@@ -188,8 +188,8 @@ SVM: Final = (
     Suspicion(
         "SVM-S17",
         "what is left after a partial unmap stays in device memory",
-        "the SVM core expects its drivers to bring the rest of a partly unmapped range home; the collector destroys the "
-        "range and may leave its pages where they are.",
+        "the SVM core expects its drivers to bring the rest of a partly unmapped range home; the collector destroys "
+        "the range and may leave its pages where they are.",
         "as in 7.3.4.  Reads stay coherent, so this is a question of placement and of the memory that such pages hold "
         "on to, not of data.",
         script="survivors",
