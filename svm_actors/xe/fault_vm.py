@@ -10,7 +10,7 @@ which is that of the gpusvm.  The two sides meet in three places:
 
 Jobs are long-running, without preempt fences: what a queue may not touch any more is zapped, and it faults.
 
-Simplified: no ``last_fault_vma`` (the tree is searched each time), so nothing can dangle there (SVM-R39, SVM-S03).
+Simplified: no ``last_fault_vma`` (the tree is searched each time), so nothing can dangle there (SVM-R39).
 """
 
 from __future__ import annotations
@@ -127,7 +127,10 @@ class XeFaultVm(XeBindVm):
     # -- faults ----------------------------------------------------------------------------
 
     async def serve(self, fault: PageFault) -> None:
-        """xe_pagefault_handle_vma, vm.lock held for write.  -EINVAL no vma, -EPERM, and what the handlers say."""
+        """xe_pagefault_handle_vma, vm.lock held for write.  -EINVAL no vma, -EPERM, and what the handlers say.
+
+        SVM-S03: looked up each time; the vma of the last fault may be gone by now.
+        """
         vma = self.find_vma(fault.vpn)
         if vma is None:
             raise EINVAL

@@ -142,7 +142,10 @@ class VmMadvise:
                 await self.zap(changed)
 
     def mirror_vmas(self) -> list[XeVma]:
-        """Of the interval; after the split none reaches out of it."""
+        """Of the interval; after the split none reaches out of it.
+
+        SVM-S13: objects are not split, so a zap of theirs would reach further than the flush.
+        """
         overlapping = self.vm.gpuvm.tree.overlapping(self.start, self.end)
         return [vma.mirror for vma in overlapping if isinstance(vma, XeBindVma) and vma.mirror is not None]
 

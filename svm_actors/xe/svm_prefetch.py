@@ -78,7 +78,10 @@ async def _prefetch_one(vm: XeFaultVm, vma: XeVma, range_: XeSvmRange, target: D
 
 
 def give_up(vm: XeFaultVm, _error: KernelError) -> None:
-    """SVM-R28: a race that was lost is no error of the ioctl: the next fault tries again (SVM-B58)."""
+    """SVM-R28: a race that was lost is no error of the ioctl: the next fault tries again (SVM-B58).
+
+    Nor does it concern anything but its own range (SVM-S10).
+    """
     vm.engine.count("SVM-R28")
     vm.engine.count("prefetch.gave_up")
 

@@ -45,6 +45,8 @@ class Lasso:
     """What was done in one round."""
     choices: tuple[int, ...] = attrs.field(repr=False)
     """All choices up to the end of the first round, of schedule and data."""
+    reached: int
+    """Ops made by then: the last of the choices may lie long before."""
 
 
 class Caught(EngineError):
@@ -87,7 +89,7 @@ class Hunt:
         self._engine: Engine | None = None
         self._heat: Temperature | None = None
         self._choices: list[int] = []
-        self._step = 0
+        self._step = self._made = 0
         self._mark: _Mark | None = None
         self._power = 1
         self._rounds = 0
@@ -117,6 +119,7 @@ class Hunt:
 
     def ran(self, task: Task) -> None:
         """Look at the state before each fair step."""
+        self._made += 1
         if len(self._choices) >= len(self._tape):
             self._look(task)
             self._ran.setdefault(plain_id(task))
@@ -174,9 +177,8 @@ class Hunt:
             self._rounds = 0
             return
         if not self._rounds:
-            self.lasso = Lasso(
-                self.prefix, period, tuple(self._ran), heat.retries(mark.counters), steps, tuple(self._choices)
-            )
+            grown, choices = heat.retries(mark.counters), tuple(self._choices)
+            self.lasso = Lasso(self.prefix, period, tuple(self._ran), grown, steps, choices, self._made)
         self._rounds += 1
         assert self.lasso is not None
         if self._rounds == ROUNDS:
@@ -196,9 +198,10 @@ class Continuation:
         self.stayed = False
         """The run went on to the limit, and nothing got done after the cycle was entered."""
         self._tape = lasso.choices
+        self._reached = lasso.reached
         self._policy = policy
         self._limit = steps
-        self._at = self._step = self._done = 0
+        self._at = self._made = self._step = self._done = 0
         self._heat: Temperature | None = None
 
     def watch(self, engine: Engine) -> None:
@@ -221,7 +224,8 @@ class Continuation:
         """Watch for progress."""
         assert self._heat is not None
         self._policy.ran(task)
-        if self._at < len(self._tape):
+        self._made += 1
+        if self._made <= self._reached:
             self._done = self._heat.done
             return
         self._step += 1
