@@ -19,6 +19,7 @@ from typing import Final
 KINDS: Final[dict[str, str]] = {
     "page": "allocation of a page or of memory for the core MM",
     "pgtable": "allocation of a page-table node",
+    "memory": "allocation of a driver's own structures",
     "vram": "allocation of device memory",
     "copy": "a copy by the device",
     "dma": "a mapping for DMA",

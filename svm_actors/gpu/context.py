@@ -11,6 +11,10 @@ ring may have stores of its own, to addresses of the same space.  When all that 
 the sequence number to memory, and only then come the interrupts: the one that signals its fence, and the user
 interrupt.
 
+Injected (:mod:`svm_actors.engine.faults`): a batch hangs, which means that it spins for ever where it should begin, or
+is late, which means that it spins before its end for as long as its driver's patience lasts.  That happens only where
+somebody watches how long batches take (:attr:`HwContext.patience`), for nothing else would ever end them.
+
 The context-switch in flushes the TLB of its address space, and so does a batch that asks for it.
 
 Simplified: instructions take no time, a :class:`~svm_actors.gpu.program.Spin` does; the ring has no end;
@@ -71,6 +75,10 @@ class Batch:
     """Time spent in spins, those before the current one."""
     spinning_since: int | None = None
     """Virtual time at which the current spin went on."""
+    disturbed: Spin | None = None
+    """An injected fault: a spin that the program does not have.  Gone after a reset, which begins it anew."""
+    unwell: bool = False
+    """It was disturbed, so it has a reason to fail."""
 
     def runtime(self, now: int) -> int:
         """The run-time counter: virtual ns on the execution unit."""
@@ -94,6 +102,7 @@ class Batch:
 
     def rewind(self) -> None:
         """To its beginning, as a reset loses the place."""
+        self.disturbed = None
         self.results.clear()
         self.stored = 0
         self.started = False
@@ -131,6 +140,8 @@ class HwContext:
         """Called when a batch is through, in interrupt context."""
         self.on_halt: Callable[[], None] = _nothing
         """Called when a refused fault halts it, in interrupt context."""
+        self.patience: int | None = None
+        """How long a batch may take, in virtual ns, before its driver looks at it; None: it never does."""
         self.answers_late = False
         """The last answer was to a request from before the last reset."""
         self._seqno = 0
@@ -222,11 +233,15 @@ class HwContext:
         resets = self._resets
         if not batch.started:
             batch.started = True
+            self._disturb(batch, "hang", None)
             if batch.flush_tlb:
                 await self.engine.step("tlb_flush", self.compute.tlb)
                 self._flush_tlb()
                 return
-        step = batch.next_step()
+        step = batch.disturbed or batch.next_step()
+        if step is None and not batch.unwell:
+            self._disturb(batch, "late", self.patience)
+            step = batch.disturbed
         if step is None:
             await self._complete(batch, resets)
             return
@@ -234,11 +249,20 @@ class HwContext:
         result = await self._execute(batch, step)
         self._executing = False
         self._bell.changed()
+        if step is batch.disturbed:
+            if result is not _UNFINISHED:
+                batch.disturbed = None
+            return
         if self._resets == resets and result is not _UNFINISHED:
             batch.note(result)
             if isinstance(result, GpuFault | GpuStuck):
                 self.halted = True
                 self.on_halt()
+
+    def _disturb(self, batch: Batch, kind: str, ns: int | None) -> None:
+        """An injected fault: it spins although its program does not say so."""
+        if self.patience is not None and self.engine.faults.strike(kind):
+            batch.disturbed, batch.unwell = Spin(ns), True
 
     async def _execute(self, batch: Batch, step: Step) -> Any:
         if isinstance(step, Spin):

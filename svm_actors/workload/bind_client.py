@@ -31,6 +31,7 @@ from svm_actors.engine.errors import (
 from svm_actors.gpu.program import AtomicAdd, GpuFault, Load, Spin, Step, Store
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.workload import bind_programs as bp
+from svm_actors.workload.bind_faults import excused
 from svm_actors.workload.bind_job import WORD, Item, Job, word
 from svm_actors.workload.bind_memory import ORACLE, Place, Write, check_word
 from svm_actors.workload.bind_window import Target, Window
@@ -324,6 +325,8 @@ class BindClient:
         if error is None and not faulted:
             return
         self.engine.count("binds.job_failed")
+        if excused(self.engine, job.execution):
+            self.spoiled[job.slot] = True  # and those behind it have a reason, too
         if not (job.spoiled or self.spoiled.get(job.slot) or self.vm.vm.closed or self.run.disturbed):
             how = "faults" if faulted else f"ends with {error!r}"
             raise PropertyFailed(ORACLE, "INV-VMB-03", f"{job.name} {how}, and nothing was wrong with it")

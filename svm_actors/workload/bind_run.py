@@ -15,10 +15,11 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from svm_actors.engine.errors import KernelError
+from svm_actors.engine.errors import ENOMEM, KernelError
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.workload import bind_programs as bp
 from svm_actors.workload.bind_client import COUNTER, STRIDE, BindClient
+from svm_actors.workload.bind_faults import RUN_OUT, struck
 from svm_actors.workload.bind_job import WORD, Job
 from svm_actors.workload.bind_memory import BindMemory, Place, check_word
 from svm_actors.workload.bind_operations import places
@@ -120,7 +121,11 @@ class BindRun(ProgramRun):
         if vm.mode != "fault":
             return await gpu.create_vm(process, vm.mode)
         made = await gpu.create_vm(process, "fault", mirror=False)
-        await made.bind_mirror(self.arena, (self.program.pages + self.binds.calm) * PAGE_SIZE)
+        try:
+            await made.bind_mirror(self.arena, (self.program.pages + self.binds.calm) * PAGE_SIZE)
+        except ENOMEM:
+            if not struck(self.world.engine, *RUN_OUT):
+                raise
         return made
 
     async def _create_bo(self, number: int, bo: bp.BoProgram) -> None:

@@ -33,6 +33,13 @@ Scenario = Callable[[World], Coroutine[Any, Any, None]]
 
 TIGHT: Final = Config(vram_pages=16)
 """A GPU with so little memory that most migrations evict something."""
+FAULTY: Final = Config(
+    vram_pages=16,
+    faults=(
+        "tlb-lost", "tlb-late", "hang", "late", "signal", "contention", "memory", "pgtable", "page", "vram", "copy", "dma"
+    ),
+)  # fmt: skip
+"""The same, where what a bind or a job needs may fail."""
 TWO_GPUS: Final = Config(gpus=2, vram_pages=64)
 
 
@@ -88,6 +95,9 @@ def _bind_targets() -> list[Target]:
         Target("bind", always(random_bind_scenario()), TIGHT, 12, "random programs over VM_BIND: 2 VMs, 3 clients"),
         Target("svm-and-bind", always(mixed), TIGHT, 8, "with VMs beside them that mirror the same processes"),
         Target("fault-bind", always(faulting), TIGHT, 8, "with VMs in fault mode that do both"),
+        Target("bind-faults", always(random_bind_scenario()), FAULTY, 3, "bind, with injected faults"),
+        Target("svm-and-bind-faults", always(mixed), FAULTY, 2, "svm-and-bind, with injected faults"),
+        Target("fault-bind-faults", always(faulting), FAULTY, 2, "fault-bind, with injected faults"),
     ]
 
 

@@ -18,6 +18,7 @@ from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm import GpuvaOps, Op, OpMap, OpPrefetch, OpRemap, OpUnmap
 from svm_actors.engine.errors import KernelError
 from svm_actors.xe.bind_vma import XeBindVma
+from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.validation import keeping_out
 
 if TYPE_CHECKING:
@@ -110,18 +111,22 @@ class BindOps:
             old.end if op.next is None else op.next.addr,
         )
         rest_of = self.vm.engine.parts.of(piece_of)
-        prev = None if op.prev is None else rest_of(old, op.prev)
-        after = None if op.next is None else rest_of(old, op.next)
-        xe_op = XeOp(OpKind.REMAP, old, prev, after)
-        xe_op.skip_prev = prev is not None and old.keeps_entries_at(prev.end)
-        xe_op.skip_next = after is not None and old.keeps_entries_at(after.addr)
+        xe_op = XeOp(OpKind.REMAP, old)
         try:
+            if op.prev is not None:
+                kmalloc(self.engine)
+                xe_op.prev = rest_of(old, op.prev)
+                xe_op.skip_prev = old.keeps_entries_at(xe_op.prev.end)
+            if op.next is not None:
+                kmalloc(self.engine)
+                xe_op.next = rest_of(old, op.next)
+                xe_op.skip_next = old.keeps_entries_at(xe_op.next.addr)
             for piece in xe_op.new_vmas():
                 await link(self.vm, piece)
         except KernelError:
             await self._discard(xe_op.new_vmas())
             raise
-        self.vm.gpuvm.va_remap(prev, after, op)
+        self.vm.gpuvm.va_remap(xe_op.prev, xe_op.next, op)
         old.destroyed = True
         self.ops.append(xe_op)
 

@@ -29,6 +29,7 @@ from svm_actors.engine.locks import WaitQueue
 from svm_actors.gpu.context import Batch, HwContext
 from svm_actors.xe.exec import Exec
 from svm_actors.xe.exec_job import ExecJob
+from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.queue_backend import QueueBackend
 from svm_actors.xe.queue_events import QueueEnded, QueueSwitchedOn
 from svm_actors.xe.queue_reset import JobTimeout
@@ -71,6 +72,7 @@ class ExecQueue:
         self.context.on_off_ack = self.off_acked
         self.context.on_halt = self.halted
         self.context.on_user_interrupt = vm.ufence_wq.wake_up
+        self.context.patience = None if lr else self.submission.limits.job_timeout
         self.enabled = False
         self.pending_disable = False
         self.suspend_count = 0
@@ -134,6 +136,7 @@ class ExecQueue:
 
     def new_job(self, program: tuple[Step, ...]) -> ExecJob:
         """xe_sched_job_create.  -EINVAL bad program, -ENOMEM."""
+        kmalloc(self.engine)
         return self.engine.parts.of(ExecJob)(self, program)
 
     # -- switching on and off ------------------------------------------------------------

@@ -26,10 +26,12 @@ from svm_actors.dma_buf.resv import DmaResv, Usage
 from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm_gem import DrmGemObject
 from svm_actors.engine.errors import EINVAL, ENOENT, ENOMEM, ENOSPC, EngineError, KernelError
+from svm_actors.engine.signals import restarting
 from svm_actors.gpu.copy_engine import SubmitCopy
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.xe.fault_zap import ObjectZap, move_notify
 from svm_actors.xe.gem_memory import Memory, SystemMemory, VramMemory
+from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.validation import validating
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class XeBo(DrmGemObject):
     ) -> XeBo:
         """xe_bo_create_user: with memory from the start.  -EINVAL, -ENOMEM, -EFAULT."""
         await device.engine.step("alloc", device.region.vram, name)
+        kmalloc(device.engine)
         bo = cls(device, name, npages, placement=placement, vm=vm)
         try:
             await validating(bo.manager, bo._first_validation)
@@ -115,7 +118,7 @@ class XeBo(DrmGemObject):
         return bo
 
     async def _first_validation(self) -> None:
-        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.create") as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.create", interruptible=True) as exec_:
 
             async def body(exec_: DrmExec) -> None:
                 await exec_.lock_obj(self)
@@ -343,18 +346,25 @@ class XeBo(DrmGemObject):
         self.resv.unlock()
 
     async def _cpu_access(self, kind: str, offset: int) -> None:
-        """ttm_bo_vm_fault: with the reservation held, memory there and moves through.  -EINVAL outside."""
+        """ttm_bo_vm_fault: with the reservation held, memory there and moves through.  -EINVAL outside.
+
+        A signal ends the fault, and the access is made again.
+        """
         if not 0 <= offset < self.npages * PAGE_SIZE:
             raise EINVAL
-        await self.resv.lock()
+        await restarting(self.engine, self._cpu_fault)
+        await self.engine.step(kind, self, offset // PAGE_SIZE)
+
+    async def _cpu_fault(self) -> None:
+        """-ERESTARTSYS, -EINTR, and then nothing is held."""
+        await self.resv.lock_interruptible()
         try:
             if self.memory is None:
                 await self.validate()
-            await self.resv.wait(Usage.KERNEL)
+            await self.resv.wait(Usage.KERNEL, intr=True)
         except KernelError:
             self.resv.unlock()
             raise
-        await self.engine.step(kind, self, offset // PAGE_SIZE)
 
     # -- the end ---------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from svm_actors.gpu.page_table import GpuPte
 from svm_actors.xe.bind_ops import OpKind, XeOp
 from svm_actors.xe.bind_queue import PtJob, TlbJob
 from svm_actors.xe.bind_vma import XeBindVma
+from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.pt_tree import PtUpdate
 from svm_actors.xe.scratch import SCRATCH_PTE, bind_must_flush
 
@@ -121,6 +122,8 @@ class PtBind:
         await self.engine.step("alloc", self.vm.pt_tree, "page tables")
         try:
             allocate(self.engine, self.vm.memory, "page tables")
+            if self.engine.faults.strike("pgtable"):
+                raise ENOMEM
             for op in self.ops:
                 self._prepare_op(op)
         except BaseException:
@@ -233,7 +236,11 @@ class PtBind:
     async def _run_prepared(self, exec_: DrmExec) -> list[Fence]:
         """What allocates comes first: under notifier_lock nothing may, as reclaim waits for notifiers."""
         vm, prepared = self.vm, self.prepared
-        job, flush = self._make_jobs()
+        try:
+            job, flush = self._make_jobs()
+        except ENOMEM:
+            self._abort()
+            raise
         if prepared.userptr:
             await vm.notifier_lock.read()
             try:
@@ -268,6 +275,7 @@ class PtBind:
             if self.queue_is_idle():
                 return None
             self.engine.count("VMB-R11")
+        kmalloc(self.engine)
         job = PtJob(self.queue, self.prepared.updates)
         try:
             for fence in depends:
@@ -286,6 +294,7 @@ class PtBind:
         span = self.prepared.flush
         if span is None:
             return None
+        kmalloc(self.engine)
         flush = TlbJob(self.queue, *self._flush_span(span))
         try:
             flush.prealloc_dependency()
