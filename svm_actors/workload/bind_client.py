@@ -322,11 +322,11 @@ class BindClient:
     def check_failed(self, job: Job) -> None:
         """A job that failed had a reason."""
         error, faulted = job.execution.fence.error, self._faulted(job)
+        if excused(self.engine, job.execution):
+            self.spoiled[job.slot] = True  # those behind it have a reason, too, even if it got through just in time
         if error is None and not faulted:
             return
         self.engine.count("binds.job_failed")
-        if excused(self.engine, job.execution):
-            self.spoiled[job.slot] = True  # and those behind it have a reason, too
         if not (job.spoiled or self.spoiled.get(job.slot) or self.vm.vm.closed or self.run.disturbed):
             how = "faults" if faulted else f"ends with {error!r}"
             raise PropertyFailed(ORACLE, "INV-VMB-03", f"{job.name} {how}, and nothing was wrong with it")

@@ -15,12 +15,30 @@ from svm_actors.gpu.program import GpuFault
 
 if TYPE_CHECKING:
     from svm_actors.engine.engine import Engine
+    from svm_actors.world import World
     from svm_actors.xe.exec import Execution
 
 RUN_OUT: Final = ("page", "pgtable", "memory", "vram", "copy", "dma", "fence")
 """Kinds of faults for which a page fault may be refused."""
+SELDOM: Final = ("tlb-lost", "tlb-late", "hang", "late", "signal", "contention")
+"""Kinds that are asked for a few times in a run, if at all; alone, they strike more readily."""
 FAULT_ERRORS: Final = (ENOMEM, ENOSPC, EIO)
 """And with what."""
+
+
+def focus(world: World) -> None:
+    """Draw whether all kinds of faults may strike or one alone.
+
+    A run asks for memory a hundred times as often as it begins a job, so with all kinds open the few faults it may have
+    are spent on memory.
+    """
+    faults = world.engine.faults
+    if len(faults.kinds) > 1:
+        number = world.choose(1 + len(faults.kinds), "kind of fault")
+        if number:
+            faults.kinds = (faults.kinds[number - 1],)
+            if faults.kinds[0] in SELDOM:
+                faults.odds = max(2, faults.odds // 5)
 
 
 def excused(engine: Engine, execution: Execution) -> bool:

@@ -19,7 +19,7 @@ from svm_actors.engine.errors import ENOMEM, KernelError
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.workload import bind_programs as bp
 from svm_actors.workload.bind_client import COUNTER, STRIDE, BindClient
-from svm_actors.workload.bind_faults import RUN_OUT, struck
+from svm_actors.workload.bind_faults import RUN_OUT, focus, struck
 from svm_actors.workload.bind_job import WORD, Job
 from svm_actors.workload.bind_memory import BindMemory, Place, check_word
 from svm_actors.workload.bind_operations import places
@@ -86,6 +86,7 @@ class BindRun(ProgramRun):
 
     async def run(self) -> None:
         """Everything at once, then a last look."""
+        focus(self.world)
         await super().run()
         await self._look_at_everything()
 

@@ -420,7 +420,7 @@ class PtBind:
             vma.present = False
         inherited = self._inherited()
         for piece, old in inherited.items():
-            piece.invalidated = old.invalidated
+            piece.invalidated = old.invalidated and old not in self.prepared.staged
         for vma in self.prepared.staged:
             vma.staged = False
             vma.present = not vma.destroyed
@@ -433,7 +433,8 @@ class PtBind:
         """Pieces whose entries are not written but those of a vma that was cut, with that vma.
 
         A piece that keeps entries keeps those that were zapped, too.  The digest is silent; were it forgotten, a
-        fault would find the piece valid and never bind it.
+        fault would find the piece valid and never bind it.  Unless an earlier operation of the array has written them
+        anew: a piece taken for zapped would be passed over by the next eviction.
         """
         return {
             piece: op.vma
