@@ -192,7 +192,7 @@ def piece_of(old: XeBindVma, op: OpMap) -> XeBindVma:
 
 
 async def link(vm: XeBindVm, vma: XeBindVma) -> None:
-    """Attach a vma to its object: gpu_vm_bo, object list, list of external objects.  -ENOMEM.
+    """Attach a vma to its object: gpu_vm_bo, object list, list of external objects.  -ENOMEM, -EINTR.
 
     User memory is watched and pinned from here on (-EFAULT); a null vma has nothing to attach to.
     """
@@ -205,7 +205,8 @@ async def link(vm: XeBindVm, vma: XeBindVma) -> None:
 
 
 async def _link_locked(vm: XeBindVm, vma: XeBindVma, obj: GemObject) -> None:
-    with vm.engine.parts.of(DrmExec)(vm.engine, f"{vm.name}.link", ignore_duplicates=True) as exec_:
+    new_exec = vm.engine.parts.of(DrmExec)
+    with new_exec(vm.engine, f"{vm.name}.link", interruptible=True, ignore_duplicates=True) as exec_:
 
         async def body(exec_: DrmExec) -> None:
             await exec_.lock_obj(vm.r_obj)

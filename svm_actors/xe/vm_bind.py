@@ -255,7 +255,7 @@ class Ioctl:
         """Every mapping of one object; nothing when it is not mapped here."""
         bo = op.bo
         assert bo is not None
-        await bo.resv.lock()
+        await bo.resv.lock_interruptible()
         try:
             mine = [vm_bo for vm_bo in bo.gpuva.bos if vm_bo.vm is self.vm.gpuvm]
             lists = [self.vm.gpuvm.bo_unmap_ops_create(vm_bo) for vm_bo in mine]
