@@ -36,7 +36,8 @@ TIGHT: Final = Config(vram_pages=16)
 FAULTY: Final = Config(
     vram_pages=16,
     faults=(
-        "tlb-lost", "tlb-late", "hang", "late", "signal", "contention", "memory", "pgtable", "page", "vram", "copy", "dma"
+        "tlb-lost", "tlb-late", "hang", "late", "signal", "contention",
+        "memory", "pgtable", "page", "vram", "copy", "dma", "fence",
     ),
 )  # fmt: skip
 """The same, where what a bind or a job needs may fail."""

@@ -16,8 +16,9 @@ The flush itself has been done: the driver completes what is overdue and goes on
 memory in reach for ever, in the kernel too.
 
 Simplified: a widening is the hardware's, see :mod:`svm_actors.gpu.tlb_inval`, and there is no timer unless
-one is asked for, or messages may be lost, which the hardware does not do by itself.  Messages are read in the interrupt; only where it
-is asked for, the worker of the channel has it now and then, and reads what came meanwhile, later (VMB-R27).
+one is asked for, or messages may be lost, which the hardware does not do by itself.  Messages are read in the
+interrupt; only where it is asked for, the worker of the channel has it now and then, and reads what came meanwhile,
+later (VMB-R27).
 """
 
 from __future__ import annotations

@@ -43,17 +43,17 @@ class Planned(Faults):
         return True
 
 
-def run(scenario: Scenario, seed: int = 0, **config: Any) -> Run:
-    """First come first served, or with a seed at random; with every oracle, and nothing may be left."""
+def run(scenario: Scenario, seed: int = 0, *, strategy: str = "random", **config: Any) -> Run:
+    """First come first served, or with a seed by a strategy; with every oracle, and nothing may be left."""
     result = run_world(
-        scenario, seed=seed, strategy="random" if seed else "fifo", config=Config(**config), backend="direct",
+        scenario, seed=seed, strategy=strategy if seed else "fifo", config=Config(**config), backend="direct",
         digest=False,
     )  # fmt: skip
     assert result.failure is None, f"{seed}: {result.failure}"
     return result
 
 
-def every(scenario: Scenario, schedules: int = 20, **config: Any) -> list[Run]:
+def every(scenario: Scenario, schedules: int = 10, **config: Any) -> list[Run]:
     """Many schedules."""
     return [run(scenario, seed, **config) for seed in range(schedules)]
 
