@@ -55,6 +55,7 @@ class FenceMemory:
         if self.inject and self.engine.choose(2, f"oom.{what}"):
             self.engine.count("inject.enomem")
             raise ENOMEM
+        self.engine.faults.fail("fence")
 
     async def drain(self) -> None:
         """Sleep until everything put so far is freed."""

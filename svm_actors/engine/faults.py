@@ -16,8 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from svm_actors.engine.errors import ENOMEM, KernelError
+
 KINDS: Final[dict[str, str]] = {
-    "page": "allocation of a page or of memory for the core MM",
+    "page": "allocation of a page",
+    "memory": "allocation of what the kernel itself needs: vmas, ranges, notifiers, buffers",
     "pgtable": "allocation of a page-table node",
     "memory": "allocation of a driver's own structures",
     "vram": "allocation of device memory",
@@ -48,6 +51,8 @@ class Faults:
         """Faults this run may still have."""
         self.odds = 1
         """One draw in so many is a fault, where draws are uniform."""
+        self.struck: list[str] = []
+        """Kinds of the faults this run has had, in order."""
 
     def allow(self, kinds: tuple[str, ...], most: int, odds: int) -> None:
         """From now on these kinds may strike; ``odds`` is at least 2."""
@@ -60,5 +65,11 @@ class Faults:
         if self._choose(self.odds, f"fault.{kind}") != 1:
             return False
         self.left -= 1
+        self.struck.append(kind)
         self._count(f"inject.{kind}")
         return True
+
+    def fail(self, kind: str, error: type[KernelError] = ENOMEM) -> None:
+        """Raise ``error`` if this point fails now."""
+        if self.strike(kind):
+            raise error

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.engine.errors import EINVAL
+from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, SPECIAL_FLAGS, Vm
 from svm_actors.mm.events import FolioMigrated, MigrationOver, MigrationRefused
 from svm_actors.mm.folio import Folio
+from svm_actors.mm.memory import pte_alloc
 from svm_actors.mm.memremap import DevPagemap
 from svm_actors.mm.migrate_types import MigratePfn, MigrateVma, Select
 from svm_actors.mm.mm_struct import Mm
@@ -277,7 +278,11 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
     assert vma is not None
     if not vma.is_anonymous:
         return False
-    anon_vma_prepare(core, vma)
+    try:
+        pte_alloc(args.mm, vpn)
+        anon_vma_prepare(core, vma)
+    except ENOMEM:
+        return False
     await core.engine.step("pte_write", args.mm.page_table, vpn)
     pte = args.mm.page_table.get(vpn)
     if not core.engine.parts.of(is_stable)(args.mm):

@@ -35,6 +35,8 @@ class Mm:
         """mm_count: the structure itself (mmgrab / mmdrop)."""
         self.unstable = False
         """MMF_UNSTABLE: reaped, contents are not to be trusted."""
+        self.killed = False
+        """A fatal signal is pending for every thread of it."""
         self.write_marked: list[Vma] = []
         """VMAs marked by vma_start_write since mmap_lock was taken for write."""
         self.brk_start = 0

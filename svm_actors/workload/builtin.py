@@ -1,14 +1,15 @@
 """The workloads that come with the package: what ``fuzz`` runs when it is told nothing.
 
-A target is a family of scenarios numbered by the run's index, with a machine to run on.  The mix has five parts:
+A target is a family of scenarios numbered by the run's index, with a machine to run on.  The mix has six parts:
 windows of the recorded demo programs, random concurrent programs, the same over VM_BIND, programs of the recorded kind
-on the mirror driver, alone and several at once, and the stories, one race each.  Witnesses are no part of it and run
+on the mirror driver, alone and several at once, all of these on machines where things fail, and the stories, one race
+each.  Witnesses are no part of it and run
 when they are named.  Names are stable, because replay lines carry them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -42,6 +43,10 @@ FAULTY: Final = Config(
 )  # fmt: skip
 """The same, where what a bind or a job needs may fail."""
 TWO_GPUS: Final = Config(gpus=2, vram_pages=64)
+MEMORY_FAULTS: Final = ("page", "memory", "pgtable", "vram", "copy", "dma", "fence", "reaper", "exit")
+"""What may fail or be killed while memory is used; docs/design/faults.md."""
+FAULT_ODDS: Final = 50
+"""So that a run has about one fault, and not always in its first steps."""
 
 
 @attrs.frozen
@@ -63,6 +68,11 @@ class Target:
 def always(scenario: Scenario) -> Callable[[int], Scenario]:
     """The family whose members are all the same: what differs comes from the run's choices."""
     return lambda _index: scenario
+
+
+def in_turn(scenarios: Sequence[Scenario]) -> Callable[[int], Scenario]:
+    """The family that goes through these again and again."""
+    return lambda index: scenarios[index % len(scenarios)]
 
 
 @cache
@@ -111,6 +121,20 @@ def _mirror_targets() -> list[Target]:
     ]
 
 
+def _memory_fault_targets() -> list[Target]:
+    """The random programs and those on the mirror driver, where memory fails and processes die."""
+    shapes = ProgramShape(), ProgramShape(pages=2, processes=1, threads=2, actions=3, vms=1, gpus=1, streams=2)
+    random = [random_scenario(shape) for shape in (*shapes, ProgramShape(pages=40, processes=1, actions=4))]
+    small = SequentialShape(pages=4, length=10)
+    mirror = [random_mirror_scenario(), random_mirror_scenario(3, small)]
+    machine = Config(gpus=2, vram_pages=64, faults=MEMORY_FAULTS, fault_odds=FAULT_ODDS)
+    mirrors = Config(faults=MEMORY_FAULTS, fault_odds=FAULT_ODDS)
+    return [
+        Target("random-faults", in_turn(random), machine, 3, "random programs where memory fails and processes die"),
+        Target("mirror-faults", in_turn(mirror), mirrors, 2, "the same on the mirror driver, one program or three"),
+    ]
+
+
 def _story_targets() -> list[Target]:
     stories = [
         Target(story.name, always(program_scenario(story.program)), summary=story.summary) for story in STORIES.values()
@@ -130,7 +154,8 @@ def _witness_targets() -> list[Target]:
 def builtin_targets() -> tuple[Target, ...]:
     """What can be named; those with a weight are the mix that ``fuzz`` runs when no target is named."""
     demo = Target("strace-demo", demo_scenario, Config(vram_pages=1024), 8, "recorded demo programs, with GPUs")
-    return (demo, *_random_targets(), *_bind_targets(), *_mirror_targets(), *_story_targets(), *_witness_targets())
+    drawn = (*_random_targets(), *_bind_targets(), *_mirror_targets(), *_memory_fault_targets())
+    return (demo, *drawn, *_story_targets(), *_witness_targets())
 
 
 __all__ = ["Target", "builtin_targets", "demo_windows"]
