@@ -22,7 +22,6 @@ KINDS: Final[dict[str, str]] = {
     "page": "allocation of a page",
     "memory": "allocation of what the kernel itself needs: vmas, ranges, notifiers, buffers",
     "pgtable": "allocation of a page-table node",
-    "memory": "allocation of a driver's own structures",
     "vram": "allocation of device memory",
     "copy": "a copy by the device",
     "dma": "a mapping for DMA",

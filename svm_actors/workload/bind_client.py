@@ -213,12 +213,19 @@ class BindClient:
         """Look at the memory, as user space does, and go to sleep when that takes long."""
         for fence in self.fences:
             for _ in range(POLLS):
-                found = int.from_bytes(await self.process.read(fence.addr, 8), "little")
-                if found >= fence.value:
+                if await self._found(fence):
                     break
             else:
                 await fence.written.wait()
         self.fences.clear()
+
+    async def _found(self, fence: UserFence) -> bool:
+        """Its value is there; not if nobody can look."""
+        try:
+            return int.from_bytes(await self.process.read(fence.addr, 8), "little") >= fence.value
+        except KernelError as error:
+            self.run.refusals.accept(error, "read")
+            return False
 
     # -- jobs ------------------------------------------------------------------------------
 
@@ -368,8 +375,9 @@ class BindClient:
         except KernelError:
             self.engine.count("binds.cpu_refused")
             return
-        legal = self.run.memory.own(place, self.number)
-        check_word(legal, int.from_bytes(data, "little"), "the CPU", place, self.number)
+        if self.run.memory.known(place):
+            legal = self.run.memory.own(place, self.number)
+            check_word(legal, int.from_bytes(data, "little"), "the CPU", place, self.number)
 
     async def _cpu_write(self, bo: XeBo, page: int, value: int) -> None:
         page %= bo.npages
@@ -390,7 +398,12 @@ class BindClient:
     async def _user_write(self, page: int, value: int) -> None:
         place, addr = self._calm(page)
         write = self.run.memory.write(place, self.number, value, self.engine.steps)
-        await self.process.write(addr, word(value))
+        try:
+            await self.process.write(addr, word(value))
+        except KernelError as error:
+            self.run.refusals.accept(error, "write")
+            self.run.memory.cancel(write)
+            return
         self.run.memory.end(write, self.engine.steps, certain=True)
 
     async def _mirror(self, page: int, value: int, wild: bool) -> None:

@@ -55,4 +55,4 @@ def _refused(engine: Engine, execution: Execution) -> bool:
 
 def struck(engine: Engine, *kinds: str) -> bool:
     """A fault of one of these kinds was injected in this run."""
-    return any(engine.counters[f"inject.{kind}"] for kind in kinds)
+    return any(kind in kinds for kind in engine.faults.struck)

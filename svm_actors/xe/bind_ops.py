@@ -18,7 +18,6 @@ from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm import GpuvaOps, Op, OpMap, OpPrefetch, OpRemap, OpUnmap
 from svm_actors.engine.errors import KernelError
 from svm_actors.xe.bind_vma import XeBindVma
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.validation import keeping_out
 
 if TYPE_CHECKING:
@@ -114,11 +113,11 @@ class BindOps:
         xe_op = XeOp(OpKind.REMAP, old)
         try:
             if op.prev is not None:
-                kmalloc(self.engine)
+                self.engine.faults.fail("memory")
                 xe_op.prev = rest_of(old, op.prev)
                 xe_op.skip_prev = old.keeps_entries_at(xe_op.prev.end)
             if op.next is not None:
-                kmalloc(self.engine)
+                self.engine.faults.fail("memory")
                 xe_op.next = rest_of(old, op.next)
                 xe_op.skip_next = old.keeps_entries_at(xe_op.next.addr)
             for piece in xe_op.new_vmas():

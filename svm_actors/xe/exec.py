@@ -30,7 +30,6 @@ from svm_actors.engine.errors import EAGAIN, ECANCELED, EINVAL, ENOENT, ENOMEM, 
 from svm_actors.engine.signalling import signalling
 from svm_actors.engine.signals import signal_pending
 from svm_actors.gpu.context import Batch
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.sync import SyncList
 from svm_actors.xe.validation import validating
 
@@ -95,7 +94,7 @@ class Exec:
         if self.queue.dead:
             raise ECANCELED
         self.check_job_limit()
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         self.syncs = SyncList.parse(self.sync_args, lr=self.vm.lr)
         try:
             if not self.program:

@@ -29,7 +29,6 @@ from svm_actors.engine.locks import WaitQueue
 from svm_actors.gpu.context import Batch, HwContext
 from svm_actors.xe.exec import Exec
 from svm_actors.xe.exec_job import ExecJob
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.queue_backend import QueueBackend
 from svm_actors.xe.queue_events import QueueEnded, QueueSwitchedOn
 from svm_actors.xe.queue_reset import JobTimeout
@@ -136,7 +135,7 @@ class ExecQueue:
 
     def new_job(self, program: tuple[Step, ...]) -> ExecJob:
         """xe_sched_job_create.  -EINVAL bad program, -ENOMEM."""
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         return self.engine.parts.of(ExecJob)(self, program)
 
     # -- switching on and off ------------------------------------------------------------

@@ -22,7 +22,6 @@ from svm_actors.engine.errors import EBUSY, EINVAL
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.xe.bind_ops import BindOps, OpKind, XeOp
 from svm_actors.xe.bind_vma import XeBindVma
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.svm_prefetch import prefetch_ranges
 from svm_actors.xe.vm_attr import DEFAULT_ATTR
 from svm_actors.xe.vm_bind import BindFlag, BindKind, BindOp, Ioctl
@@ -128,7 +127,7 @@ class FaultIoctl(Ioctl):
             return vma
         read_only = bool(op.flags & BindFlag.READONLY)
         autoreset = bool(op.flags & BindFlag.MADVISE_AUTORESET)
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         mirror = XeVma(op.addr, op.addr + op.npages, read_only, op.placement, autoreset=autoreset)
         vma = XeBindVma(self.vm, op.addr, op.npages, read_only=read_only, mirror=mirror)
         vma.deferred = True

@@ -31,7 +31,6 @@ from svm_actors.gpu.copy_engine import SubmitCopy
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.xe.fault_zap import ObjectZap, move_notify
 from svm_actors.xe.gem_memory import Memory, SystemMemory, VramMemory
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.validation import validating
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ class XeBo(DrmGemObject):
         """Place in the LRU order."""
         self.building = False
         """For the manager, which also has objects that are under construction."""
+        self.lost = False
+        """A copy or a clear of it has failed: nobody knows what its bytes are."""
         self._dying: list[Fence] = []
         """What a dead object's memory still waits for."""
         if vm is not None:
@@ -108,7 +109,7 @@ class XeBo(DrmGemObject):
     ) -> XeBo:
         """xe_bo_create_user: with memory from the start.  -EINVAL, -ENOMEM, -EFAULT."""
         await device.engine.step("alloc", device.region.vram, name)
-        kmalloc(device.engine)
+        device.engine.faults.fail("memory")
         bo = cls(device, name, npages, placement=placement, vm=vm)
         try:
             await validating(bo.manager, bo._first_validation)
@@ -281,6 +282,7 @@ class XeBo(DrmGemObject):
         pages = range(self.npages)
         pairs = tuple((None if old is None else old.dma_addr(page), new.dma_addr(page)) for page in pages)
         fence = await self.device.gpu.copy.call(SubmitCopy(pairs, gate))
+        self._watch(fence)
         if gate is not None:
             held = gate
             try:
@@ -288,6 +290,23 @@ class XeBo(DrmGemObject):
             except ENOENT:
                 held.put()
         return fence
+
+    def _watch(self, fence: Fence) -> None:
+        """For oracles: note when it fails.
+
+        The error of a fence is advisory (fences_and_scheduler 1.5), and the driver does not look at that of a move:
+        whoever waited for it goes on, with whatever is in the memory.
+        """
+
+        def ended(fence: Fence) -> None:
+            if fence.error is not None:
+                self.lost = True
+                self.engine.count("bo.copy_failed")
+
+        try:
+            fence.add_callback(ended)
+        except ENOENT:
+            ended(fence)
 
     def publish_move(self, fence: Fence) -> None:
         """INV-VMB-06: whoever locks the object from here on finds the move (VMB-B02 if nobody looked)."""

@@ -27,7 +27,6 @@ from svm_actors.gpu.page_table import GpuPte
 from svm_actors.xe.bind_ops import OpKind, XeOp
 from svm_actors.xe.bind_queue import PtJob, TlbJob
 from svm_actors.xe.bind_vma import XeBindVma
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.pt_tree import PtUpdate
 from svm_actors.xe.scratch import SCRATCH_PTE, bind_must_flush
 
@@ -122,8 +121,7 @@ class PtBind:
         await self.engine.step("alloc", self.vm.pt_tree, "page tables")
         try:
             allocate(self.engine, self.vm.memory, "page tables")
-            if self.engine.faults.strike("pgtable"):
-                raise ENOMEM
+            self.engine.faults.fail("pgtable")
             for op in self.ops:
                 self._prepare_op(op)
         except BaseException:
@@ -275,7 +273,7 @@ class PtBind:
             if self.queue_is_idle():
                 return None
             self.engine.count("VMB-R11")
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         job = PtJob(self.queue, self.prepared.updates)
         try:
             for fence in depends:
@@ -294,7 +292,7 @@ class PtBind:
         span = self.prepared.flush
         if span is None:
             return None
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         flush = TlbJob(self.queue, *self._flush_span(span))
         try:
             flush.prealloc_dependency()

@@ -23,7 +23,6 @@ from svm_actors.dma_buf.resv import Usage
 from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.sched_work import Work
 from svm_actors.engine.errors import EAGAIN, ETIME, KernelError
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.preempt_fence import PreemptFence
 from svm_actors.xe.validation import validating
 
@@ -104,7 +103,7 @@ class RebindWorker:
             await exec_.until_all_locked(self._prepare)
             if not self._wanted():
                 return
-            kmalloc(self.engine)
+            self.engine.faults.fail("memory")
             new_fence = self.engine.parts.of(PreemptFence)
             fences = [(queue, new_fence(queue)) for queue in self.execs.queues if not queue.dead]
             await self.execs.make_valid(exec_)

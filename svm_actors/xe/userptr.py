@@ -38,7 +38,6 @@ from svm_actors.engine.errors import (
 from svm_actors.engine.signalling import might_fault
 from svm_actors.mm.messages import IntervalNotifierInsert, IntervalNotifierRemove
 from svm_actors.mm.mmu_notifier import FinishObject, IntervalNotifier, NotifierRange
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.userptr_pages import UserptrPages
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class Userptr:
         owner = self.owner
         self.vma = vma
         await self.engine.step("alloc", owner.pages, self.name)
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         await owner.core.call(IntervalNotifierInsert(self.notifier, owner.mm, self.start, self.npages))
         self.subscribed = True
         owner.live[self] = None

@@ -31,7 +31,6 @@ from svm_actors.drm.gpuvm import OpMap
 from svm_actors.engine.errors import EAGAIN, EBUSY, EINVAL, KernelError
 from svm_actors.xe.bind_ops import BindOps, OpKind, XeOp
 from svm_actors.xe.bind_vma import XeBindVma
-from svm_actors.xe.kmalloc import kmalloc
 from svm_actors.xe.preempt_fence import add_preempt_fences
 from svm_actors.xe.pt_bind import FENCES_PER_BIND, PtBind
 from svm_actors.xe.sync import Sync, SyncList, one_fence
@@ -122,7 +121,7 @@ async def _vm_bind(vm: XeBindVm, ops: Sequence[BindOp], queue: BindQueue | None,
         if queue is not None and (queue.vm is not vm or queue.killed):
             raise EINVAL
         vm.check_open()
-        kmalloc(vm.engine)
+        vm.engine.faults.fail("memory")
         parsed = SyncList.parse(syncs, lr=vm.lr)
         try:
             ioctl = vm.engine.parts.of(vm.ioctl_class)(vm, queue or vm.default_queue, parsed)
@@ -208,7 +207,7 @@ class Ioctl:
     async def parse(self, op: BindOp) -> None:
         """vm_bind_ioctl_ops_create and parse, for one of the array."""
         gpuvm = self.vm.gpuvm
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         match op.kind:
             case BindKind.MAP | BindKind.MAP_USERPTR:
                 await self.map(op)
@@ -226,7 +225,7 @@ class Ioctl:
         vma = await self.new_vma(op)
         committed = len(self.bind_ops.ops)
         try:
-            kmalloc(self.engine)
+            self.engine.faults.fail("memory")
             made = self.vm.gpuvm.sm_map_ops_create(OpMap(op.addr, op.npages, vma.obj, vma.offset))
             await self.bind_ops.commit(made, vma)
         except KernelError:
@@ -239,7 +238,7 @@ class Ioctl:
 
     async def new_vma(self, op: BindOp) -> XeBindVma:
         """xe_vma_create; user memory is pinned here, before any reservation is taken.  -EFAULT."""
-        kmalloc(self.engine)
+        self.engine.faults.fail("memory")
         userptr = None
         read_only = bool(op.flags & BindFlag.READONLY)
         if op.kind is BindKind.MAP_USERPTR:
@@ -278,7 +277,7 @@ class Ioctl:
             self.check_user_fences()
             if self.vm.lr:
                 await add_preempt_fences(self.vm, exec_)
-            kmalloc(self.engine)  # for the one fence of it all, as nothing may fail behind the next line
+            self.engine.faults.fail("memory")  # for the one fence of it all, as nothing may fail behind the next line
             bind = self.engine.parts.of(PtBind)(self.vm, self.queue, self.bind_ops.ops, self.syncs.in_fences)
             fences = await bind.run(exec_)
             await self._fini(fences)

@@ -39,6 +39,7 @@ class Planned(Faults):
         self.asked[kind] += 1
         if number not in self.plan[kind]:
             return False
+        self.struck.append(kind)
         self._count(f"inject.{kind}")
         return True
 
