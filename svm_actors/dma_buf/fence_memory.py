@@ -76,5 +76,6 @@ def allocate(engine: Engine, memory: FenceMemory | None, what: str, gfp: Gfp = G
     """An allocation on behalf of fences: reclaim rule, and -ENOMEM if the memory injects failures."""
     if memory is None:
         might_alloc(engine, what, gfp)
+        engine.faults.fail("fence")
     else:
         memory.alloc(what, gfp)

@@ -13,7 +13,8 @@ DESIGN section 5 asks for injection; docs/design/faults.md lists the points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from svm_actors.engine.errors import ENOMEM, KernelError
@@ -67,6 +68,15 @@ class Faults:
         self.struck.append(kind)
         self._count(f"inject.{kind}")
         return True
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """What is asked for in here was had before, where it could still be refused.  No op inside."""
+        left, self.left = self.left, 0
+        try:
+            yield
+        finally:
+            self.left = left
 
     def fail(self, kind: str, error: type[KernelError] = ENOMEM) -> None:
         """Raise ``error`` if this point fails now."""

@@ -237,23 +237,33 @@ class XeBo(DrmGemObject):
     # -- moves -----------------------------------------------------------------------------
 
     async def _move(self, new: Memory) -> None:
-        """xe_bo_move: bring it from where it is, if anywhere, to ``new``."""
+        """xe_bo_move: bring it from where it is, if anywhere, to ``new``.  -ENOMEM: it stays, and ``new`` goes back.
+
+        VMs were told of the move by then, perhaps; they look again where it is, and find it where it was.
+        """
         old = self.memory
         try:
             self.resv.reserve(1)
+            gate = await self._gate_of_move(old, new)
         except KernelError:
             new.free()
             raise
         if old is None:
             self.memory = new
             if new.in_vram:
-                self.publish_move(await self._submit(None, new, self.clear_waits_for()))
+                self.publish_move(await self._submit(None, new, gate))
             return
-        await self.move_notify()
-        fence = await self._submit(old, new, self.move_waits_for())
+        fence = await self._submit(old, new, gate)
         self.publish_move(fence)
         self.memory = new
         await self._retire(old, fence)
+
+    async def _gate_of_move(self, old: Memory | None, new: Memory) -> Fence | None:
+        """What it has to wait for; RAM is zeroed by the CPU, which waits for nobody.  -ENOMEM."""
+        if old is not None:
+            await self.move_notify()
+            return self.move_waits_for()
+        return self.clear_waits_for() if new.in_vram else None
 
     async def move_notify(self) -> None:
         """xe_bo_move_notify: no VM may run another job with the old addresses (VMB-R05, VMB-R06).

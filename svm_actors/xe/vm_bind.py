@@ -277,7 +277,7 @@ class Ioctl:
             self.check_user_fences()
             if self.vm.lr:
                 await add_preempt_fences(self.vm, exec_)
-            self.engine.faults.fail("memory")  # for the one fence of it all, as nothing may fail behind the next line
+            self.engine.faults.fail("fence")  # for the one fence of it all: nothing may fail behind the next line
             bind = self.engine.parts.of(PtBind)(self.vm, self.queue, self.bind_ops.ops, self.syncs.in_fences)
             fences = await bind.run(exec_)
             await self._fini(fences)
@@ -324,7 +324,8 @@ class Ioctl:
     async def _fini(self, fences: list[Fence]) -> None:
         """vm_bind_ioctl_ops_fini: under the reservations still."""
         vm = self.vm
-        out = self._merged(fences)
+        with self.engine.faults.set_aside():
+            out = self._merged(fences)
         for op in self.bind_ops.ops:
             if op.kind is OpKind.REMAP and op.vma in vm.rebind_list:
                 vm.rebind_list.update(dict.fromkeys(op.new_vmas()))

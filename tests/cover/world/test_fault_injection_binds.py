@@ -9,7 +9,7 @@ import pytest
 from bind_injection_bench import PAGE, VPN, Planned, at, every, load, machine, run, snapshot, store, submitted
 
 from svm_actors.engine.errors import ECANCELED, EINTR, ENOENT, ENOMEM
-from svm_actors.gpu.program import GpuFault
+from svm_actors.gpu.program import GpuFault, Spin
 from svm_actors.world import BindVm, World
 from svm_actors.xe.vm_bind import BindFlag, BindKind, BindOp, vm_bind
 
@@ -54,7 +54,7 @@ BINDS: tuple[Bind, ...] = (map_object, map_user_memory, cut, unmap_all, prefetch
 
 @pytest.mark.parametrize("mode", ["dma_fence", "lr", "fault"])
 @pytest.mark.parametrize("bind", BINDS)
-@pytest.mark.parametrize("kind", ["memory", "pgtable"])
+@pytest.mark.parametrize("kind", ["memory", "pgtable", "fence"])
 def test_whichever_allocation_of_a_bind_fails_the_vm_is_as_it_was(kind: str, bind: Bind, mode: str) -> None:
     """-ENOMEM, and the same call goes through afterwards (INV-VMB-08)."""
     failed = []
@@ -152,6 +152,49 @@ def test_a_page_fault_without_memory_is_refused_and_costs_its_queue_alone() -> N
         assert queue.dead
         assert vm.vm.faults == [(VPN, "ENOMEM")]  # type: ignore[attr-defined]
         assert await (await submitted(vm, load(0))).wait() == [b"\0"]
+
+    every(scenario)
+
+
+@pytest.mark.parametrize("kind", ["fence", "page", "dma"])
+def test_an_object_that_cannot_be_moved_out_stays_where_it_is(kind: str) -> None:
+    """And its new memory goes back, whatever it was that failed."""
+    stayed = []
+
+    async def scenario(world: World) -> None:
+        vm, bo = await machine(world)
+        queue = await vm.create_queue()
+        job = await submitted(vm, Spin(10), store(0, b"x"), queue=queue)
+        faults = Planned(world, **{kind: number})
+        await world.gpu().evict(2 * PAGE)
+        asked.append(faults.asked[kind])
+        faults.plan.clear()
+        stayed.append(bo.in_vram)
+        await job.wait()
+        assert await (await submitted(vm, load(0), queue=queue)).wait() == [b"x"]
+
+    for number in range(20):
+        asked: list[int] = []
+        run(scenario)
+        if asked[0] <= number:
+            break
+    assert stayed == [True] * number + [False]
+    assert number
+
+
+def test_a_page_fault_without_room_for_its_fence_leaves_no_lock() -> None:
+    """Mirrored memory in a VM that has objects too: one reservation for both."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        vm = await world.gpu().create_vm(process, "fault", mirror=False)
+        addr = await process.mmap(PAGE)
+        await vm.bind_mirror(addr, PAGE)
+        for number in range(4):
+            Planned(world, fence=number)
+            await vm.load(addr)
+            assert not vm.vm.resv_dma.is_locked()
+        assert await vm.load(addr) == b"\0"
 
     every(scenario)
 
