@@ -234,11 +234,7 @@ class PtBind:
     async def _run_prepared(self, exec_: DrmExec) -> list[Fence]:
         """What allocates comes first: under notifier_lock nothing may, as reclaim waits for notifiers."""
         vm, prepared = self.vm, self.prepared
-        try:
-            job, flush = self._make_jobs()
-        except ENOMEM:
-            self._abort()
-            raise
+        job, flush = self._make_jobs()
         if prepared.userptr:
             await vm.notifier_lock.read()
             try:
@@ -258,12 +254,12 @@ class PtBind:
 
     def _make_jobs(self) -> tuple[PtJob | None, TlbJob | None]:
         """Both jobs, or neither; each step of the way back undoes what was done, and no more (FEN-B24).  -ENOMEM."""
-        job = self._make_job()
+        job = None
         try:
+            job = self._make_job()
             return job, self._make_flush()
         except ENOMEM:
-            if job is not None:
-                job.cleanup()
+            self._abort(job)
             raise
 
     def _make_job(self) -> PtJob | None:
@@ -334,7 +330,7 @@ class PtBind:
         return vma in self.vm.rebind_list or (vma.vm_bo is not None and vma.vm_bo.evicted)
 
     def _abort(self, *jobs: PtJob | TlbJob | None) -> None:
-        """xe_pt_update_ops_abort: nothing was written; the caller pins again and comes back."""
+        """xe_pt_update_ops_abort: nothing was written; the caller gives up, or pins again and comes back."""
         for job in jobs:
             if job is not None:
                 job.cleanup()
