@@ -28,6 +28,8 @@ KINDS: Final[dict[str, str]] = {
     "dma": "a mapping for DMA",
     "tlb-lost": "an acknowledgement of a TLB invalidation that never comes",
     "tlb-late": "an acknowledgement of a TLB invalidation that comes late",
+    "ack-lost": "an acknowledgement that a context is off that never comes",
+    "ack-late": "an acknowledgement that a context is off that comes late",
     "hang": "a job that never ends",
     "late": "a job that ends late",
     "signal": "a signal that interrupts a wait",

@@ -13,7 +13,8 @@ interrupt.
 
 Injected (:mod:`svm_actors.engine.faults`): a batch hangs, which means that it spins for ever where it should begin, or
 is late, which means that it spins before its end for as long as its driver's patience lasts.  That happens only where
-somebody watches how long batches take (:attr:`HwContext.patience`), for nothing else would ever end them.
+somebody watches how long batches take (:attr:`HwContext.patience`), for nothing else would ever end them.  The answer
+to a switch-off is lost, or comes when whoever waits for it gives up (:attr:`HwContext.ack_patience`); it is off.
 
 The context-switch in flushes the TLB of its address space, and so does a batch that asks for it.
 
@@ -142,12 +143,16 @@ class HwContext:
         """Called when a refused fault halts it, in interrupt context."""
         self.patience: int | None = None
         """How long a batch may take, in virtual ns, before its driver looks at it; None: it never does."""
+        self.ack_patience: int | None = None
+        """How long its driver waits for the answer to a switch-off, in virtual ns; None: for ever."""
         self.answers_late = False
         """The last answer was to a request from before the last reset."""
         self._seqno = 0
         self._resets = 0
         self._off_wanted = False
         self._executing = False
+        self._silent = False
+        """It has been switched off, and the answer is lost or late."""
         self._defiant = False
         """In a spin that does not let itself be preempted."""
         self._bell = Source(engine)
@@ -184,7 +189,7 @@ class HwContext:
         """Off at once whatever it does, and the ring is lost; returns when nothing of it runs any more."""
         await self.engine.step("write", self, "reset")
         self._resets += 1
-        self.on = self._off_wanted = self.halted = False
+        self.on = self._off_wanted = self.halted = self._silent = False
         self.ring.clear()
         self._bell.changed()
         await self.engine.wait("wait", self, self._bell, lambda: not self._executing, "off")
@@ -205,7 +210,7 @@ class HwContext:
     @property
     def stuck(self) -> bool:
         """It will not answer a switch-off, not even late."""
-        return self.dead or self._defiant
+        return self.dead or self._defiant or self._silent
 
     def _has_work(self) -> bool:
         if self.dead:
@@ -224,9 +229,34 @@ class HwContext:
         """Let go of it, its place in the program saved, and say so.  The answer may be overtaken by a reset."""
         asked_after = self._resets
         self.on = self._off_wanted = False
+        if self._loses_answer():
+            return
+        if self._delays_answer():
+            self.engine.spawn(self._answer_late(asked_after), f"{self.name}.late", parent=self.engine.current)
+            return
+        await self._answer(asked_after)
+
+    async def _answer(self, asked_after: int) -> None:
         await self.engine.step("send", self, "off_ack")
         self.answers_late = asked_after != self._resets
         self.on_off_ack()
+
+    def _loses_answer(self) -> bool:
+        """An injected fault."""
+        self._silent = self.ack_patience is not None and self.engine.faults.strike("ack-lost")
+        return self._silent
+
+    def _delays_answer(self) -> bool:
+        """An injected fault."""
+        self._silent = self.ack_patience is not None and self.engine.faults.strike("ack-late")
+        return self._silent
+
+    async def _answer_late(self, asked_after: int) -> None:
+        """FEN-R28: just when the driver gives up, or after the reset that it then asks for."""
+        await self.engine.sleep(self.ack_patience or 0)
+        if asked_after == self._resets:
+            self._silent = False
+        await self._answer(asked_after)
 
     async def _advance(self, batch: Batch) -> None:
         """One instruction, or the end of the batch."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 RUN_OUT: Final = ("page", "pgtable", "memory", "vram", "copy", "dma", "fence")
 """Kinds of faults for which a page fault may be refused."""
-SELDOM: Final = ("tlb-lost", "tlb-late", "hang", "late", "signal", "contention", "vram", "copy", "dma")
+SELDOM: Final = (
+    "tlb-lost", "tlb-late", "ack-lost", "ack-late", "hang", "late", "signal", "contention", "vram", "copy", "dma",
+)  # fmt: skip
 """Kinds that are asked for a few times in a run, if at all; alone, they strike more readily."""
 FAULT_ERRORS: Final = (ENOMEM, ENOSPC, EIO)
 """And with what."""

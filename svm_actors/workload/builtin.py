@@ -37,7 +37,7 @@ TIGHT: Final = Config(vram_pages=16)
 FAULTY: Final = Config(
     vram_pages=16,
     faults=(
-        "tlb-lost", "tlb-late", "hang", "late", "signal", "contention",
+        "tlb-lost", "tlb-late", "ack-lost", "ack-late", "hang", "late", "signal", "contention",
         "memory", "pgtable", "page", "vram", "copy", "dma", "fence",
     ),
 )  # fmt: skip

@@ -72,6 +72,7 @@ class ExecQueue:
         self.context.on_halt = self.halted
         self.context.on_user_interrupt = vm.ufence_wq.wake_up
         self.context.patience = None if lr else self.submission.limits.job_timeout
+        self.context.ack_patience = self.submission.limits.ack_timeout
         self.enabled = False
         self.pending_disable = False
         self.suspend_count = 0

@@ -11,6 +11,7 @@ from bind_injection_bench import PAGE, SECOND, Planned, at, every, load, machine
 from svm_actors.dma_buf.stub import dma_fence_get_stub
 from svm_actors.engine.errors import ECANCELED, EINTR, ERESTARTSYS, ETIME
 from svm_actors.engine.signals import flush_signals
+from svm_actors.gpu.program import Spin
 from svm_actors.world import BindVm, UserSyncobj, World
 from svm_actors.xe.exec import exec_ioctl
 from svm_actors.xe.sync import Sync
@@ -63,6 +64,49 @@ def test_a_job_that_is_late_races_its_timeout() -> None:
 
     every(scenario, 40, strategy="pct")
     assert ends == {"NoneType", "ETIME"}
+
+
+# -- switched off -------------------------------------------------------------------------------
+
+
+def test_a_context_whose_answer_is_lost_costs_its_vm() -> None:
+    """Long-running: -ETIME after 5 s, a GT reset throws it off, and the rebind worker gives the VM up (section 9)."""
+
+    async def scenario(world: World) -> None:
+        vm, bo = await machine(world, mode="lr")
+        queue = await vm.create_queue()
+        job = await submitted(vm, store(0, b"x"), Spin(SECOND), queue=queue)
+        await world.sleep(SECOND // 2)
+        Planned(world, ack_lost=0)
+        await world.gpu().evict(2 * PAGE)
+        await job.fence.wait()
+        await world.settle()
+        assert (queue.banned, vm.vm.banned, job.batch.fence.error is not None) == (True, True, True)
+        assert await bo.read(0) == b"x"
+
+    results = every(scenario)
+    assert all(result.counters["exec.suspend_timeout"] == result.counters["exec.gt_reset"] == 1 for result in results)
+
+
+def test_an_answer_that_is_late_is_taken_or_past() -> None:
+    """FEN-R28, FEN-R27: in time, or after the driver has given the context up; what it has stored is kept."""
+    ends = set()
+
+    async def scenario(world: World) -> None:
+        vm, bo = await machine(world, mode="lr")
+        queue = await vm.create_queue()
+        job = await submitted(vm, store(0, b"x"), Spin(SECOND), queue=queue)
+        await world.sleep(SECOND // 2)
+        Planned(world, ack_late=0)
+        await world.gpu().evict(2 * PAGE)
+        await job.fence.wait()
+        await world.settle()
+        ends.add(queue.banned)
+        assert vm.vm.banned == queue.banned
+        assert await bo.read(0) == b"x"
+
+    every(scenario, 20, strategy="pct")
+    assert ends == {False, True}
 
 
 # -- flushes ------------------------------------------------------------------------------------
