@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from svm_actors.engine.errors import EINTR, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, TASK_PAGES, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
-from svm_actors.mm.memory import pte_alloc, restore_exclusive_pte
+from svm_actors.mm.memory import restore_exclusive_pte
 from svm_actors.mm.messages import Fork
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmap import link_vma
@@ -88,7 +88,7 @@ async def copy_page_range(core: CoreMm, copy: Vma, vma: Vma) -> None:
         await parent.subscriptions.invalidate_range_start(event)
     try:
         for table in parent.page_table.tables(vma.start, vma.end):
-            pte_alloc(copy.mm, table * PTRS_PER_PTE)
+            copy.mm.pte_alloc(table * PTRS_PER_PTE)
             await core.engine.step("pte_write", parent.page_table, table * PTRS_PER_PTE)
             for vpn, pte in parent.page_table.entries(table, vma.start, vma.end):
                 copy_entry(core, copy, vma, vpn, pte)
