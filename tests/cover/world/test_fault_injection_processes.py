@@ -87,9 +87,9 @@ def test_the_gpu_of_a_killed_process_faults_or_reads_what_was_there(kind: str) -
         assert world.gpu().driver.statistics()["vms"] == 0
 
     results = held(scenario, seeds=40)
-    assert any(result.counters["gpu.fault.refused.EFAULT"] for result in results)
+    assert any(result.counters.get("gpu.fault.refused.EFAULT") for result in results)
     if kind == "reaper":
-        assert any(result.counters["SVM-R32"] for result in results)
+        assert any(result.counters.get("SVM-R32") for result in results)
 
 
 def test_the_reaper_does_not_wait_for_the_last_user() -> None:
@@ -124,7 +124,7 @@ def test_a_killed_process_forks_no_child() -> None:
         assert await child.read(PLACE) == b"\7"
 
     ends = [result.counters for result in held(scenario, seeds=60)]
-    assert any(each["fork.EINTR"] for each in ends)
+    assert any(each.get("fork.EINTR") for each in ends)
 
 
 @each_death
@@ -144,9 +144,9 @@ def test_a_command_of_a_mirror_ends_before_the_address_space_does(kind: str) -> 
         with pytest.raises(ESRCH):
             await process.as_thread(mirror.read(PLACE, 1))
 
-    ends = [result.counters for result in held(scenario, seeds=40)]
+    ends = [result.counters for result in held(scenario, seeds=100)]
     if kind == "reaper":
-        assert any(each["mirror.EFAULT"] for each in ends)
+        assert any(each.get("mirror.EFAULT") for each in ends)
 
 
 def test_a_process_dies_once() -> None:
@@ -156,4 +156,4 @@ def test_a_process_dies_once() -> None:
         await process.kill(reap=True)
         await process.exit()
 
-    assert all(result.counters["process.killed"] == 1 for result in held(scenario, seeds=2))
+    assert all(result.counters.get("process.killed") == 1 for result in held(scenario, seeds=2))
