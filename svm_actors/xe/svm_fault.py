@@ -221,8 +221,9 @@ class SvmFault:
         """SVM-R21: the OOM reaper has been here, so no walk will succeed; the retries end with the last user of the mm.
 
         The kernel's worker spins until then.  A spinning task would keep those from running that it waits for.
+        Whoever insists on device memory has few tries, and ends by himself.
         """
-        if self.vm.mm.unstable:
+        if self.vm.mm.unstable and not self.devmem_only:
             await self.engine.sleep(REFAULT_INTERVAL_NS, "dying process")
 
     # -- F8 and F9 -------------------------------------------------------------------
