@@ -8,6 +8,7 @@ import pytest
 from faulty import PAGE, fail_next, held, struck
 
 from svm_actors.engine.errors import EINTR, ESRCH, KernelError
+from svm_actors.explore.run import run
 from svm_actors.gpu.program import GpuFault
 from svm_actors.world import Process, World
 
@@ -90,6 +91,35 @@ def test_the_gpu_of_a_killed_process_faults_or_reads_what_was_there(kind: str) -
     assert any(result.counters.get("gpu.fault.refused.EFAULT") for result in results)
     if kind == "reaper":
         assert any(result.counters.get("SVM-R32") for result in results)
+
+
+def test_a_gpu_fault_on_reaped_memory_keeps_nobody_away() -> None:
+    """It is tried again until the process is gone, also where the fault worker may always run first."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        await filled(process, 2)
+        vm = await world.gpu().create_vm(process)
+        mm = process.mm
+        assert await mm.mmget_not_zero()  # a driver at work
+
+        async def use() -> None:
+            with suppress(KernelError):
+                await vm.load(PLACE)
+
+        async def let_go() -> None:
+            for _ in range(60):
+                await world.engine.step("local")
+            await mm.mmput()
+
+        async with world.nursery() as nursery:
+            nursery.start_soon(use, name="gpu")
+            world.spawn(process.kill(reap=True), "killer")
+            nursery.start_soon(let_go, name="driver")
+
+    for seed in range(60):
+        result = run(scenario, seed=seed, strategy="pct", step_budget=20_000, backend="direct", digest=False)
+        assert result.failure is None, f"seed {seed}: {result.failure}"
 
 
 def test_the_reaper_does_not_wait_for_the_last_user() -> None:
