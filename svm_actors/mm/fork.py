@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.engine.errors import ENOMEM
+from svm_actors.engine.errors import EINTR, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, TASK_PAGES, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
-from svm_actors.mm.memory import pte_alloc, restore_exclusive_pte
+from svm_actors.mm.memory import restore_exclusive_pte
 from svm_actors.mm.messages import Fork
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmap import link_vma
@@ -21,27 +21,43 @@ if TYPE_CHECKING:
 
 
 async def fork(core: CoreMm, message: Fork) -> Mm:
-    """dup_mm.  -ENOMEM, also when a device-exclusive page is locked: what there is of the child ends as any process."""
+    """dup_mm.  -ENOMEM, also when a device-exclusive page is locked; -EINTR when the parent has been killed.
+
+    On an error what there is of the child ends as any address space does.
+    """
     parent = message.mm
     child = core.new_mm(message.name)
     child.brk_start, child.brk_end = parent.brk_start, parent.brk_end
     try:
         await dup_mmap(core, parent, child)
-    except ENOMEM:
+        check_alive(parent)
+    except (EINTR, ENOMEM):
         await child.mmput()
         raise
     return child
 
 
+def check_alive(parent: Mm) -> None:
+    """MM-R22: what the OOM reaper has emptied must not be given to a child, which would see zeros.  -EINTR.
+
+    The victim has been killed before it is reaped; fork looks for that at every VMA, and once more before the child
+    may run.
+    """
+    if parent.killed:
+        parent.engine.count("MM-R22")
+        raise EINTR
+
+
 async def dup_mmap(core: CoreMm, parent: Mm, child: Mm) -> None:
-    """Parent's mmap_lock for write, VMA by VMA.  -ENOMEM."""
+    """Parent's mmap_lock for write, VMA by VMA.  -EINTR, -ENOMEM."""
     await parent.mmap_write_lock()
     core.engine.emit(RangeChanging(parent, 0, TASK_PAGES, "fork", child))
     try:
         for vma in list(parent.vmas):
+            check_alive(parent)
             if not vma.flags & Vm.DONTCOPY:
                 await _dup_vma(core, child, vma)
-    except ENOMEM:
+    except (EINTR, ENOMEM):
         core.engine.emit(RangeChanged(parent, 0, TASK_PAGES, "fork", child))
         raise
     else:
@@ -72,7 +88,7 @@ async def copy_page_range(core: CoreMm, copy: Vma, vma: Vma) -> None:
         await parent.subscriptions.invalidate_range_start(event)
     try:
         for table in parent.page_table.tables(vma.start, vma.end):
-            pte_alloc(copy.mm, table * PTRS_PER_PTE)
+            copy.mm.pte_alloc(table * PTRS_PER_PTE)
             await core.engine.step("pte_write", parent.page_table, table * PTRS_PER_PTE)
             for vpn, pte in parent.page_table.entries(table, vma.start, vma.end):
                 copy_entry(core, copy, vma, vpn, pte)

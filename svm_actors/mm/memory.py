@@ -103,12 +103,6 @@ def check_stable_address_space(mm: Mm) -> None:
         raise SIGBUS
 
 
-def pte_alloc(mm: Mm, vpn: int) -> None:
-    """The leaf table of a page, if there is none yet.  -ENOMEM."""
-    if not mm.page_table.tables(vpn, vpn + 1):
-        mm.engine.faults.fail("pgtable")
-
-
 # -- no entry ---------------------------------------------------------------------------------
 
 
@@ -117,7 +111,7 @@ async def _no_entry(core: CoreMm, vma: Vma, vpn: int, write: bool) -> Fault:
     if vma.flags & Vm.HUGETLB:
         await hugetlb_no_page(core, vma, vpn, write)
         return Fault.DONE
-    pte_alloc(vma.mm, vpn)
+    vma.mm.pte_alloc(vpn)
     if vma.file is None:
         if write:
             return await _new_anon_page(core, vma, vpn, None)

@@ -14,7 +14,6 @@ from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, SPECIAL_FLAGS, Vm
 from svm_actors.mm.events import FolioMigrated, MigrationOver, MigrationRefused
 from svm_actors.mm.folio import Folio
-from svm_actors.mm.memory import pte_alloc
 from svm_actors.mm.memremap import DevPagemap
 from svm_actors.mm.migrate_types import MigratePfn, MigrateVma, Select
 from svm_actors.mm.mm_struct import Mm
@@ -279,7 +278,7 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
     if not vma.is_anonymous:
         return False
     try:
-        pte_alloc(args.mm, vpn)
+        args.mm.pte_alloc(vpn)
         anon_vma_prepare(core, vma)
     except ENOMEM:
         return False

@@ -97,6 +97,11 @@ class Mm:
 
     # -- lookups ---------------------------------------------------------------------
 
+    def pte_alloc(self, vpn: int) -> None:
+        """The leaf table of a page, if there is none yet.  -ENOMEM."""
+        if not self.page_table.tables(vpn, vpn + 1):
+            self.engine.faults.fail("pgtable")
+
     def find_vma(self, vpn: int) -> Vma | None:
         """The VMA containing a page; mmap_lock must be held."""
         self.mmap_lock.assert_held()

@@ -180,7 +180,9 @@ def movable_until(mm: Mm, start: int, end: int, target: int) -> int:
     for table in mm.page_table.tables(start, end):
         first = max(start, table * PTRS_PER_PTE)
         there = first - start + target
-        if not mm.page_table.tables(there, there + 1) and mm.engine.faults.strike("pgtable"):
+        try:
+            mm.pte_alloc(there)
+        except ENOMEM:
             return first
     return end
 

@@ -52,6 +52,7 @@ _BRINGS_HOME: Final = {
 _CALLS: Final = dict.fromkeys(CPU, ("ESRCH", "SIGKILL"))
 _GONE: Final = {
     **_CALLS,
+    "fork": ("ESRCH", "EINTR"),
     **dict.fromkeys(("dev_read", "dev_write"), ("ESRCH", "EFAULT")),
     **dict.fromkeys(("to_dev", "to_sys", "exclusive", "snapshot"), ("ESRCH", "EINVAL", "EFAULT")),
     "open": ("ESRCH", "EINVAL"),
