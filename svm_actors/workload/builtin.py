@@ -106,7 +106,7 @@ def _bind_targets() -> list[Target]:
         Target("bind", always(random_bind_scenario()), TIGHT, 12, "random programs over VM_BIND: 2 VMs, 3 clients"),
         Target("svm-and-bind", always(mixed), TIGHT, 8, "with VMs beside them that mirror the same processes"),
         Target("fault-bind", always(faulting), TIGHT, 8, "with VMs in fault mode that do both"),
-        Target("bind-faults", always(random_bind_scenario()), FAULTY, 3, "bind, with injected faults"),
+        Target("bind-faults", always(random_bind_scenario()), FAULTY, 2, "bind, with injected faults"),
         Target("svm-and-bind-faults", always(mixed), FAULTY, 2, "svm-and-bind, with injected faults"),
         Target("fault-bind-faults", always(faulting), FAULTY, 2, "fault-bind, with injected faults"),
     ]
