@@ -27,6 +27,7 @@ import attrs
 from svm_actors.engine.engine import Engine, Source
 from svm_actors.engine.errors import EDEADLK, EINVAL, ENOENT, ERESTARTSYS, KernelError, PropertyFailed
 from svm_actors.engine.signalling import might_wait
+from svm_actors.engine.signals import about_to_sleep
 from svm_actors.engine.task import Task
 
 if TYPE_CHECKING:
@@ -342,6 +343,8 @@ class Fence(Source):
         assert task is not None
         thread = task.thread
         guard = interruptible if intr else self._is_signaled
+        if intr and not self.signaled:
+            about_to_sleep(engine)
         waits_for = self.signaler
         if timeout == MAX_SCHEDULE_TIMEOUT:
             await engine.wait("fence_wait", self, self, guard, waits_for=waits_for)

@@ -55,6 +55,7 @@ class FenceMemory:
         if self.inject and self.engine.choose(2, f"oom.{what}"):
             self.engine.count("inject.enomem")
             raise ENOMEM
+        self.engine.faults.fail("fence")
 
     async def drain(self) -> None:
         """Sleep until everything put so far is freed."""
@@ -75,5 +76,6 @@ def allocate(engine: Engine, memory: FenceMemory | None, what: str, gfp: Gfp = G
     """An allocation on behalf of fences: reclaim rule, and -ENOMEM if the memory injects failures."""
     if memory is None:
         might_alloc(engine, what, gfp)
+        engine.faults.fail("fence")
     else:
         memory.alloc(what, gfp)

@@ -12,6 +12,7 @@ from svm_actors.dma_buf.fence_memory import FenceMemory, allocate
 from svm_actors.engine.engine import Engine, Source
 from svm_actors.engine.errors import EINVAL, ENOENT, ERESTARTSYS
 from svm_actors.engine.signalling import might_wait
+from svm_actors.engine.signals import about_to_sleep
 
 
 async def add_callback(fence: Fence, callback: FenceCallback | FenceCb) -> FenceCb:
@@ -94,6 +95,8 @@ class _Any(Source):
         thread = task.thread
         end = engine.now + timeout
         limit = None if timeout == MAX_SCHEDULE_TIMEOUT else timeout
+        if intr and not self.woken:
+            about_to_sleep(engine)
         await engine.wait(
             "fence_wait", self, self, lambda: self.woken or (intr and thread.signal), waits_for=self, timeout=limit
         )

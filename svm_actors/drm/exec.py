@@ -60,8 +60,12 @@ class DrmExec:
         ww_class: WwClass = RESERVATION_WW_CLASS,
         memory: FenceMemory | None = None,
         inject: bool = False,
+        room: int = 0,
     ) -> None:
-        """drm_exec_init.  ``inject``: locks beyond the first may fail with -EDEADLK for no reason."""
+        """drm_exec_init.  ``inject``: locks beyond the first may fail with -EDEADLK for no reason.
+
+        ``room``: for so many objects there is memory from the beginning, for a way back, which must not fail.
+        """
         self.engine = engine
         self.name = name
         self.interruptible = interruptible
@@ -70,6 +74,7 @@ class DrmExec:
         self.ww_class = ww_class
         self.memory = memory
         self.inject = inject
+        self.room = room
         self.objects: list[ExecObject] = []
         """Objects locked, in the order they were asked for."""
         self.contended: ExecObject | None = None
@@ -219,7 +224,8 @@ class DrmExec:
     def _locked(self, obj: ExecObject) -> None:
         """drm_exec_obj_locked: note it, which may need memory."""
         try:
-            allocate(self.engine, self.memory, "locked objects")
+            if len(self.objects) >= self.room:
+                allocate(self.engine, self.memory, "locked objects")
         except KernelError:
             obj.resv.unlock()
             raise

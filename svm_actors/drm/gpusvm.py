@@ -15,7 +15,7 @@ from svm_actors.drm.gpusvm_base import GpusvmOps, Invalidate
 from svm_actors.drm.gpusvm_pages import HMM_RANGE_DEFAULT_TIMEOUT, GpusvmPages, MmUser
 from svm_actors.drm.gpusvm_range import GpusvmCtx, GpusvmNotifier, GpusvmRange, RangeFlags, set_unmapped
 from svm_actors.drm.gpusvm_scan import DrmGpusvmPlacement, Scan
-from svm_actors.engine.errors import EBUSY, EINVAL, EIO, ENOENT, EPERM, EngineError, KernelError
+from svm_actors.engine.errors import EBUSY, EINVAL, EIO, ENOENT, ENOMEM, EPERM, EngineError, KernelError
 from svm_actors.mm.constants import TASK_PAGES, Vm
 from svm_actors.mm.hmm_types import Hmm
 from svm_actors.mm.messages import HmmRangeFault, IntervalNotifierInsert, IntervalNotifierRemove
@@ -165,7 +165,10 @@ class DrmGpusvm(DrmGpusvmPlacement):
 
     async def check_pages(self, notifier: GpusvmNotifier, start: int, end: int, ctx: GpusvmCtx) -> bool:
         """drm_gpusvm_check_pages (SVM-R54, SVM-B28): every page is there for the CPU; mmap_lock is held."""
-        walk = await self.new_walk(notifier.interval, start, end, Hmm.NONE, ctx.device_private_page_owner)
+        try:
+            walk = await self.new_walk(notifier.interval, start, end, Hmm.NONE, ctx.device_private_page_owner)
+        except ENOMEM:
+            return False
         deadline = self.engine.now + HMM_RANGE_DEFAULT_TIMEOUT
         while self.engine.now < deadline:
             walk.notifier_seq = await notifier.interval.read_begin()

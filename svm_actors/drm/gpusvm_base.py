@@ -110,12 +110,13 @@ class DrmGpusvmBase(Actor):
         if not self.notifier_lock.held_for_write() and not self.engine.closing:
             raise EngineError(f"{self.notifier_lock.name} must be held for write here")
 
-    async def might_reclaim(self, what: str) -> None:
-        """SVM-R31: an allocation may enter reclaim and reclaim may take notifier_lock: never under it."""
+    async def might_reclaim(self, what: str, kind: str = "memory") -> None:
+        """SVM-R31: an allocation may enter reclaim and reclaim may take notifier_lock: never under it.  -ENOMEM."""
         task = self.engine.current
         assert task is not None
         must_not_hold(task.thread, ("notifier_lock",), f"memory for {what} is allocated")
         await self.engine.step("alloc", self, what)
+        self.engine.faults.fail(kind)
 
     # -- notifiers -------------------------------------------------------------------
 

@@ -59,8 +59,8 @@ class DrmGpusvmPlacement(DrmGpusvmPages):
     async def scan_mm(self, range_: GpusvmRange, owner: object, pgmap: DevPagemap | None) -> Scan:
         """drm_gpusvm_scan_mm: advisory; no fault is taken, any error reads as UNPOPULATED."""
         while True:
-            walk = await self.new_walk(range_.interval, range_.start, range_.end, Hmm.NONE, owner)
             try:
+                walk = await self.new_walk(range_.interval, range_.start, range_.end, Hmm.NONE, owner)
                 await self.core.call(HmmRangeFaultUnlocked(walk, HMM_RANGE_DEFAULT_TIMEOUT))
             except KernelError as error:
                 self.scan_failed(error)

@@ -67,6 +67,7 @@ class ToDevmem:
         mm.mmap_lock.assert_held()
         try:
             vma = self.check_window(mm, start, end)
+            self.engine.faults.fail("memory")
         except KernelError:
             self.engine.count("PGM-R34")
             self.refuse(devmem)

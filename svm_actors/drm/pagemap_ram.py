@@ -130,6 +130,7 @@ class ToRam(_Home):
     async def _attempt(self, args: MigrateVma, zdd: Zdd) -> KernelError | None:
         """C3, then the rest unless somebody else was faster."""
         try:
+            self.engine.faults.fail("memory")
             await self.core.call(MigrateVmaSetup(args))
         except KernelError as error:
             return error
@@ -305,6 +306,7 @@ class EvictPasses(_Home):
 
     async def _move(self, devmem: Devmem) -> None:
         """E2 and E3."""
+        self.engine.faults.fail("memory")
         pfns = await devmem.ops.populate_devmem_pfn(devmem)
         src = await self.core.call(MigrateDevicePfns(self.dpagemap.pgmap, pfns))
         self.note_skipped(src, pfns)

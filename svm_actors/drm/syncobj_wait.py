@@ -20,6 +20,7 @@ from svm_actors.drm.syncobj import Syncobj
 from svm_actors.engine.engine import Engine, Source
 from svm_actors.engine.errors import EINVAL, ENOENT, ERESTARTSYS, ETIME, PropertyFailed
 from svm_actors.engine.signalling import might_wait, might_wait_for_user
+from svm_actors.engine.signals import about_to_sleep
 from svm_actors.engine.task import Task
 
 SUBMIT_TIMEOUT: Final = 5_000_000_000
@@ -183,6 +184,7 @@ class SyncobjWait(Source):
             if thread.signal:
                 raise ERESTARTSYS
             limit = None if timeout == MAX_SCHEDULE_TIMEOUT else timeout
+            about_to_sleep(engine)
             await engine.wait(
                 "fence_wait", self, self, lambda: self.woken or thread.signal, waits_for=self, timeout=limit
             )

@@ -13,17 +13,23 @@ DESIGN section 5 asks for injection; docs/design/faults.md lists the points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
+from svm_actors.engine.errors import ENOMEM, KernelError
+
 KINDS: Final[dict[str, str]] = {
-    "page": "allocation of a page or of memory for the core MM",
+    "page": "allocation of a page",
+    "memory": "allocation of what the kernel itself needs: vmas, ranges, notifiers, buffers",
     "pgtable": "allocation of a page-table node",
     "vram": "allocation of device memory",
     "copy": "a copy by the device",
     "dma": "a mapping for DMA",
     "tlb-lost": "an acknowledgement of a TLB invalidation that never comes",
     "tlb-late": "an acknowledgement of a TLB invalidation that comes late",
+    "ack-lost": "an acknowledgement that a context is off that never comes",
+    "ack-late": "an acknowledgement that a context is off that comes late",
     "hang": "a job that never ends",
     "late": "a job that ends late",
     "signal": "a signal that interrupts a wait",
@@ -47,6 +53,8 @@ class Faults:
         """Faults this run may still have."""
         self.odds = 1
         """One draw in so many is a fault, where draws are uniform."""
+        self.struck: list[str] = []
+        """Kinds of the faults this run has had, in order."""
 
     def allow(self, kinds: tuple[str, ...], most: int, odds: int) -> None:
         """From now on these kinds may strike; ``odds`` is at least 2."""
@@ -59,5 +67,20 @@ class Faults:
         if self._choose(self.odds, f"fault.{kind}") != 1:
             return False
         self.left -= 1
+        self.struck.append(kind)
         self._count(f"inject.{kind}")
         return True
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """What is asked for in here was had before, where it could still be refused.  No op inside."""
+        left, self.left = self.left, 0
+        try:
+            yield
+        finally:
+            self.left = left
+
+    def fail(self, kind: str, error: type[KernelError] = ENOMEM) -> None:
+        """Raise ``error`` if this point fails now."""
+        if self.strike(kind):
+            raise error

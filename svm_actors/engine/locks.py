@@ -17,7 +17,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from svm_actors.engine.engine import Engine, Source
-from svm_actors.engine.errors import EngineError
+from svm_actors.engine.errors import EINTR, EngineError
+from svm_actors.engine.signals import about_to_sleep
 from svm_actors.engine.task import Task, Thread
 
 
@@ -207,8 +208,8 @@ class RwSem(Lock):
                 threads.append(task.thread)
         return threads
 
-    async def read(self) -> None:
-        """down_read."""
+    async def read(self, *, interruptible: bool = False) -> None:
+        """down_read; ``interruptible``: down_read_interruptible.  -EINTR."""
         engine = self.engine
         task = engine.current
         assert task is not None
@@ -218,10 +219,21 @@ class RwSem(Lock):
         if engine.touched is not None:  # the place in the queue is taken before the op is done
             engine.touched.append(self)
         try:
-            await engine.wait("read_lock", self, self, lambda: self._may_read(task))
+            if interruptible:
+                await self._read_or_signal(task)
+            else:
+                await engine.wait("read_lock", self, self, lambda: self._may_read(task))
         finally:
             self._queue.remove(entry)
         self._take(task.thread, "r")
+
+    async def _read_or_signal(self, task: Task) -> None:
+        if not self._may_read(task):
+            about_to_sleep(self.engine)
+        thread = task.thread
+        await self.engine.wait("read_lock", self, self, lambda: self._may_read(task) or thread.signal)
+        if not self._may_read(task):
+            raise EINTR
 
     async def write(self) -> None:
         """down_write."""

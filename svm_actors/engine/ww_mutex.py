@@ -28,6 +28,7 @@ import attrs
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EALREADY, EDEADLK, EINTR, PropertyFailed
 from svm_actors.engine.locks import Lock
+from svm_actors.engine.signals import about_to_sleep
 from svm_actors.engine.task import Task, Thread
 
 Algorithm = Literal["wait-die", "wound-wait"]
@@ -133,10 +134,16 @@ class WwMutex(Lock):
         if ctx is not None and self.context is ctx:
             raise EALREADY
         await self._acquire(ctx, interruptible)
-        if ctx is not None and ctx.inject and ctx.acquired > 1 and self.engine.choose(2, "ww.edeadlk"):
+        if ctx is not None and ctx.acquired > 1 and self._contended_by_nobody(ctx):
             self.unlock()
             ctx.contending = self
             raise EDEADLK
+
+    def _contended_by_nobody(self, ctx: WwCtx) -> bool:
+        """An injected fault, as debug builds of the kernel have them."""
+        if ctx.inject:
+            return bool(self.engine.choose(2, "ww.edeadlk"))
+        return self.engine.faults.strike("contention")
 
     async def lock_slow(self, ctx: WwCtx, *, interruptible: bool = False) -> None:
         """ww_mutex_lock_slow: after -EDEADLK, with nothing held; cannot die.  -EINTR."""
@@ -199,6 +206,8 @@ class WwMutex(Lock):
         """Queue up, or die at once; then sleep until it is free, or a reason to die comes up."""
         thread = waiter.task.thread
         self._enqueue(waiter)
+        if interruptible:
+            about_to_sleep(self.engine)
 
         def awake() -> bool:
             return self._may_take(waiter) or (interruptible and thread.signal) or self._must_die(waiter) is not None

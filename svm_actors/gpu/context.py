@@ -11,6 +11,11 @@ ring may have stores of its own, to addresses of the same space.  When all that 
 the sequence number to memory, and only then come the interrupts: the one that signals its fence, and the user
 interrupt.
 
+Injected (:mod:`svm_actors.engine.faults`): a batch hangs, which means that it spins for ever where it should begin, or
+is late, which means that it spins before its end for as long as its driver's patience lasts.  That happens only where
+somebody watches how long batches take (:attr:`HwContext.patience`), for nothing else would ever end them.  The answer
+to a switch-off is lost, or comes when whoever waits for it gives up (:attr:`HwContext.ack_patience`); it is off.
+
 The context-switch in flushes the TLB of its address space, and so does a batch that asks for it.
 
 Simplified: instructions take no time, a :class:`~svm_actors.gpu.program.Spin` does; the ring has no end;
@@ -71,6 +76,10 @@ class Batch:
     """Time spent in spins, those before the current one."""
     spinning_since: int | None = None
     """Virtual time at which the current spin went on."""
+    disturbed: Spin | None = None
+    """An injected fault: a spin that the program does not have.  Gone after a reset, which begins it anew."""
+    unwell: bool = False
+    """It was disturbed, so it has a reason to fail."""
 
     def runtime(self, now: int) -> int:
         """The run-time counter: virtual ns on the execution unit."""
@@ -94,6 +103,7 @@ class Batch:
 
     def rewind(self) -> None:
         """To its beginning, as a reset loses the place."""
+        self.disturbed = None
         self.results.clear()
         self.stored = 0
         self.started = False
@@ -131,12 +141,18 @@ class HwContext:
         """Called when a batch is through, in interrupt context."""
         self.on_halt: Callable[[], None] = _nothing
         """Called when a refused fault halts it, in interrupt context."""
+        self.patience: int | None = None
+        """How long a batch may take, in virtual ns, before its driver looks at it; None: it never does."""
+        self.ack_patience: int | None = None
+        """How long its driver waits for the answer to a switch-off, in virtual ns; None: for ever."""
         self.answers_late = False
         """The last answer was to a request from before the last reset."""
         self._seqno = 0
         self._resets = 0
         self._off_wanted = False
         self._executing = False
+        self._silent = False
+        """It has been switched off, and the answer is lost or late."""
         self._defiant = False
         """In a spin that does not let itself be preempted."""
         self._bell = Source(engine)
@@ -173,7 +189,7 @@ class HwContext:
         """Off at once whatever it does, and the ring is lost; returns when nothing of it runs any more."""
         await self.engine.step("write", self, "reset")
         self._resets += 1
-        self.on = self._off_wanted = self.halted = False
+        self.on = self._off_wanted = self.halted = self._silent = False
         self.ring.clear()
         self._bell.changed()
         await self.engine.wait("wait", self, self._bell, lambda: not self._executing, "off")
@@ -194,7 +210,7 @@ class HwContext:
     @property
     def stuck(self) -> bool:
         """It will not answer a switch-off, not even late."""
-        return self.dead or self._defiant
+        return self.dead or self._defiant or self._silent
 
     def _has_work(self) -> bool:
         if self.dead:
@@ -213,20 +229,49 @@ class HwContext:
         """Let go of it, its place in the program saved, and say so.  The answer may be overtaken by a reset."""
         asked_after = self._resets
         self.on = self._off_wanted = False
+        if self._loses_answer():
+            return
+        if self._delays_answer():
+            self.engine.spawn(self._answer_late(asked_after), f"{self.name}.late", parent=self.engine.current)
+            return
+        await self._answer(asked_after)
+
+    async def _answer(self, asked_after: int) -> None:
         await self.engine.step("send", self, "off_ack")
         self.answers_late = asked_after != self._resets
         self.on_off_ack()
+
+    def _loses_answer(self) -> bool:
+        """An injected fault."""
+        self._silent = self.ack_patience is not None and self.engine.faults.strike("ack-lost")
+        return self._silent
+
+    def _delays_answer(self) -> bool:
+        """An injected fault."""
+        self._silent = self.ack_patience is not None and self.engine.faults.strike("ack-late")
+        return self._silent
+
+    async def _answer_late(self, asked_after: int) -> None:
+        """FEN-R28: just when the driver gives up, or after the reset that it then asks for."""
+        await self.engine.sleep(self.ack_patience or 0)
+        if asked_after == self._resets:
+            self._silent = False
+        await self._answer(asked_after)
 
     async def _advance(self, batch: Batch) -> None:
         """One instruction, or the end of the batch."""
         resets = self._resets
         if not batch.started:
             batch.started = True
+            self._disturb(batch, "hang", None)
             if batch.flush_tlb:
                 await self.engine.step("tlb_flush", self.compute.tlb)
                 self._flush_tlb()
                 return
-        step = batch.next_step()
+        step = batch.disturbed or batch.next_step()
+        if step is None and not batch.unwell:
+            self._disturb(batch, "late", self.patience)
+            step = batch.disturbed
         if step is None:
             await self._complete(batch, resets)
             return
@@ -234,11 +279,20 @@ class HwContext:
         result = await self._execute(batch, step)
         self._executing = False
         self._bell.changed()
+        if step is batch.disturbed:
+            if result is not _UNFINISHED:
+                batch.disturbed = None
+            return
         if self._resets == resets and result is not _UNFINISHED:
             batch.note(result)
             if isinstance(result, GpuFault | GpuStuck):
                 self.halted = True
                 self.on_halt()
+
+    def _disturb(self, batch: Batch, kind: str, ns: int | None) -> None:
+        """An injected fault: it spins although its program does not say so."""
+        if self.patience is not None and self.engine.faults.strike(kind):
+            batch.disturbed, batch.unwell = Spin(ns), True
 
     async def _execute(self, batch: Batch, step: Step) -> Any:
         if isinstance(step, Spin):

@@ -107,14 +107,20 @@ class CopyEngine(HardwareQueue[_Job]):
         if job.depends is not None:
             await job.depends.wait()
         error = None
-        if self.fail_next:
-            self.fail_next -= 1
+        if self._fails():
             error = EIO()
         else:
             for first in range(0, len(job.moves), self.chunk_pages):
                 await self._copy(job.moves[first : first + self.chunk_pages])
         await self.engine.step("fence_signal", job.fence)
         job.fence.signal(error)
+
+    def _fails(self) -> bool:
+        """This job was chosen to fail, by a test or by chance."""
+        if self.fail_next:
+            self.fail_next -= 1
+            return True
+        return self.engine.faults.strike("copy")
 
     async def _copy(self, moves: list[_Move]) -> None:
         engine = self.engine

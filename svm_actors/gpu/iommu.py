@@ -76,7 +76,7 @@ class Iommu:
 
     def reserve(self, npages: int) -> int | None:
         """dma_iova_try_alloc: the base of a window, None when there is none to be had."""
-        if not self.has_windows or npages <= 0:
+        if not self.has_windows or npages <= 0 or self.engine.faults.strike("dma"):
             return None
         base = self._take(npages)
         self._windows[base] = npages
@@ -148,6 +148,7 @@ class Iommu:
         elif self.fail_next:
             self.fail_next -= 1
             raise ENOMEM
+        self.engine.faults.fail("dma")
         return Mapping(folio, direction)
 
     def _outlived(self, mapping: Mapping) -> None:

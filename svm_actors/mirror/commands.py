@@ -53,16 +53,22 @@ class Commands:
         self.core = device.core
         self.migration = device.migration
 
+    def alloc_bounce(self) -> None:
+        """The buffer between the host and the pages.  -ENOMEM."""
+        self.engine.faults.fail("memory")
+
     # -- data movement -----------------------------------------------------------------------
 
     async def read(self, command: msg.Read) -> CommandResult:
         """READ."""
         start, end = checked_span(command)
+        self.alloc_bounce()
         return await self._read_span(command.mirror, start, end, unlocked=False)
 
     async def read_unlocked(self, command: msg.ReadUnlocked) -> CommandResult:
         """READ_UNLOCKED."""
         start, end = checked_span(command)
+        self.alloc_bounce()
         return await self._read_span(command.mirror, start, end, unlocked=True)
 
     async def _read_span(self, mirror: Mirror, start: int, end: int, *, unlocked: bool) -> CommandResult:
@@ -78,6 +84,7 @@ class Commands:
     async def write(self, command: msg.Write) -> CommandResult:
         """WRITE."""
         start, end = checked_span(command)
+        self.alloc_bounce()
         mirror, done, faults = command.mirror, 0, 0
         while True:
             async with mirror.mutex:

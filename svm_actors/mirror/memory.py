@@ -116,6 +116,7 @@ class DeviceMemory:
     async def alloc_page(self) -> Folio:
         """A device page, locked, one reference ``dst``, without backing yet.  -ENOMEM."""
         await self.engine.step("alloc", self)
+        self.engine.faults.fail("vram")
         if not self._free:
             async with self.lock:
                 self._grow()

@@ -97,17 +97,25 @@ class MendedCommands(Commands):
         """
         while True:
             folio = await self.core.call(MakeDeviceExclusive(mirror.mm, vpn, None))
-            current = await self.program_exclusive(mirror, vpn, folio)
+            try:
+                current = await self.program_exclusive(mirror, vpn, folio)
+            except ENOMEM:
+                put_exclusive(self.core, folio)
+                raise
             put_exclusive(self.core, folio)
             if current:
                 return
 
     async def program_exclusive(self, mirror: Mirror, vpn: int, folio: Folio) -> bool:
-        """MM-R28: while the folio is locked no CPU access takes it back (MM-B62); False when a zap already has."""
+        """MM-R28: while the folio is locked no CPU access takes it back (MM-B62); False when a zap already has.
+
+        -ENOMEM: the page is exclusive to nobody, until the CPU touches it.
+        """
         seq = await mirror.notifier.read_begin()
         async with mirror.mutex:
             current = folio.mapcount > 0 and not mirror.stale(mirror.notifier, seq)
             if current:
+                self.engine.faults.fail("pgtable")
                 mirror.pt.store(vpn, folio, Tag.ATOMIC)
         return current
 

@@ -214,13 +214,15 @@ class Mirror:
     def publish(self, walk: HmmRange) -> None:
         """Store what the walk found; a read fault on a CPU-writable page gives a writable entry.
 
-        -EFAULT when write was wanted and an own device page stayed read-only (core_mm 8.3).
+        -EFAULT when write was wanted and an own device page stayed read-only (core_mm 8.3); -ENOMEM.  What is stored
+        before an error stays: it is as true as the rest.
         """
         for vpn, found in enumerate(walk.pfns, walk.start):
             assert found.folio is not None
             if not found.write and walk.default_flags & Hmm.REQ_WRITE:
                 self.engine.count("MM-R17")
                 raise EFAULT
+            self.engine.faults.fail("pgtable")
             self.pt.store(vpn, self.published(found.folio), self.permission(found))
         self.engine.emit(WalkPublished(walk))
 

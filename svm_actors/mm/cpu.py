@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.mm.events import CpuAccess
-from svm_actors.mm.messages import CpuFault
+from svm_actors.mm.messages import SIGKILL, CpuFault
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_table import Entry, Pte
 
@@ -32,9 +32,14 @@ def pieces(addr: int, length: int) -> list[tuple[int, int, int]]:
 
 
 async def _translate(core: CoreMm, mm: Mm, vpn: int, write: bool) -> Pte:
-    """Fault until the entry allows the access; the caller goes on in the same atomic step."""
+    """Fault until the entry allows the access; the caller goes on in the same atomic step.
+
+    SIGKILL: nobody returns from a fault to a process that has been killed.
+    """
     kind = "store" if write else "load"
     while True:
+        if mm.killed:
+            raise SIGKILL
         await core.engine.step(kind, mm.page_table, vpn)
         pte = mm.page_table.get(vpn)
         if pte is not None and pte.kind is Entry.PRESENT and not pte.protnone and (pte.writable or not write):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.engine.errors import ENOMEM
+from svm_actors.engine.errors import EINTR, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, TASK_PAGES, Vm
 from svm_actors.mm.events import RangeChanged, RangeChanging
-from svm_actors.mm.memory import restore_exclusive_pte, zap_range
+from svm_actors.mm.memory import restore_exclusive_pte
 from svm_actors.mm.messages import Fork
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.mmap import link_vma
@@ -21,34 +21,55 @@ if TYPE_CHECKING:
 
 
 async def fork(core: CoreMm, message: Fork) -> Mm:
-    """dup_mmap: parent's mmap_lock for write, VMA by VMA.  -ENOMEM when a device-exclusive page is locked."""
+    """dup_mm.  -ENOMEM, also when a device-exclusive page is locked; -EINTR when the parent has been killed.
+
+    On an error what there is of the child ends as any address space does.
+    """
     parent = message.mm
     child = core.new_mm(message.name)
     child.brk_start, child.brk_end = parent.brk_start, parent.brk_end
+    try:
+        await dup_mmap(core, parent, child)
+        check_alive(parent)
+    except (EINTR, ENOMEM):
+        await child.mmput()
+        raise
+    return child
+
+
+def check_alive(parent: Mm) -> None:
+    """MM-R22: what the OOM reaper has emptied must not be given to a child, which would see zeros.  -EINTR.
+
+    The victim has been killed before it is reaped; fork looks for that at every VMA, and once more before the child
+    may run.
+    """
+    if parent.killed:
+        parent.engine.count("MM-R22")
+        raise EINTR
+
+
+async def dup_mmap(core: CoreMm, parent: Mm, child: Mm) -> None:
+    """Parent's mmap_lock for write, VMA by VMA.  -EINTR, -ENOMEM."""
     await parent.mmap_write_lock()
     core.engine.emit(RangeChanging(parent, 0, TASK_PAGES, "fork", child))
     try:
         for vma in list(parent.vmas):
+            check_alive(parent)
             if not vma.flags & Vm.DONTCOPY:
                 await _dup_vma(core, child, vma)
-    except ENOMEM:
+    except (EINTR, ENOMEM):
         core.engine.emit(RangeChanged(parent, 0, TASK_PAGES, "fork", child))
-        await _give_up(core, child)
         raise
     else:
         core.engine.emit(RangeChanged(parent, 0, TASK_PAGES, "fork", child))
     finally:
         parent.mmap_write_unlock()
-    return child
-
-
-async def _give_up(core: CoreMm, child: Mm) -> None:
-    await zap_range(core, child, 0, TASK_PAGES)
-    await child.mmput()
 
 
 async def _dup_vma(core: CoreMm, child: Mm, vma: Vma) -> None:
+    """-ENOMEM."""
     await vma.start_write()
+    core.engine.faults.fail("memory")
     copy = Vma(core.engine, child, vma.start, vma.end, vma.flags & ~Vm.LOCKED, vma.pgoff, vma.file)
     if vma.flags & Vm.WIPEONFORK:
         link_vma(child, copy)
@@ -60,13 +81,14 @@ async def _dup_vma(core: CoreMm, child: Mm, vma: Vma) -> None:
 
 
 async def copy_page_range(core: CoreMm, copy: Vma, vma: Vma) -> None:
-    """Copy the entries of a COW VMA under PROTECTION_PAGE over the entire VMA."""
+    """Copy the entries of a COW VMA under PROTECTION_PAGE over the entire VMA.  -ENOMEM."""
     parent = vma.mm
     event = NotifierRange(parent, Event.PROTECTION_PAGE, vma.start, vma.end) if vma.is_cow else None
     if event is not None:
         await parent.subscriptions.invalidate_range_start(event)
     try:
         for table in parent.page_table.tables(vma.start, vma.end):
+            copy.mm.pte_alloc(table * PTRS_PER_PTE)
             await core.engine.step("pte_write", parent.page_table, table * PTRS_PER_PTE)
             for vpn, pte in parent.page_table.entries(table, vma.start, vma.end):
                 copy_entry(core, copy, vma, vpn, pte)

@@ -64,6 +64,7 @@ async def _huge_page(core: CoreMm) -> list[Folio]:
     await core.engine.step("alloc", core.allocator)
     folios: list[Folio] = []
     try:
+        core.engine.faults.fail("page")
         while len(folios) < HUGE_PAGES:
             folios.append(core.allocator.alloc_now("fault"))
     except ENOMEM:

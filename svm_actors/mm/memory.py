@@ -111,6 +111,7 @@ async def _no_entry(core: CoreMm, vma: Vma, vpn: int, write: bool) -> Fault:
     if vma.flags & Vm.HUGETLB:
         await hugetlb_no_page(core, vma, vpn, write)
         return Fault.DONE
+    vma.mm.pte_alloc(vpn)
     if vma.file is None:
         if write:
             return await _new_anon_page(core, vma, vpn, None)

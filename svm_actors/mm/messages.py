@@ -34,6 +34,12 @@ class SIGSEGV(Signal):
     errno = 11
 
 
+class SIGKILL(Signal):
+    """The process has been killed: its thread ends on its way back to user space."""
+
+    errno = 9
+
+
 class SIGBUS(Signal):
     """The VMA exists but the page cannot be had."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svm_actors.engine.errors import EINVAL
+from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.mm.constants import PTRS_PER_PTE, SPECIAL_FLAGS, Vm
 from svm_actors.mm.events import FolioMigrated, MigrationOver, MigrationRefused
 from svm_actors.mm.folio import Folio
@@ -277,7 +277,11 @@ async def _insert_page(core: CoreMm, args: MigrateVma, vpn: int, target: Folio) 
     assert vma is not None
     if not vma.is_anonymous:
         return False
-    anon_vma_prepare(core, vma)
+    try:
+        args.mm.pte_alloc(vpn)
+        anon_vma_prepare(core, vma)
+    except ENOMEM:
+        return False
     await core.engine.step("pte_write", args.mm.page_table, vpn)
     pte = args.mm.page_table.get(vpn)
     if not core.engine.parts.of(is_stable)(args.mm):

@@ -35,6 +35,8 @@ class Mm:
         """mm_count: the structure itself (mmgrab / mmdrop)."""
         self.unstable = False
         """MMF_UNSTABLE: reaped, contents are not to be trusted."""
+        self.killed = False
+        """A fatal signal is pending for every thread of it."""
         self.write_marked: list[Vma] = []
         """VMAs marked by vma_start_write since mmap_lock was taken for write."""
         self.brk_start = 0
@@ -94,6 +96,11 @@ class Mm:
         self.write_marked.clear()
 
     # -- lookups ---------------------------------------------------------------------
+
+    def pte_alloc(self, vpn: int) -> None:
+        """The leaf table of a page, if there is none yet.  -ENOMEM."""
+        if not self.page_table.tables(vpn, vpn + 1):
+            self.engine.faults.fail("pgtable")
 
     def find_vma(self, vpn: int) -> Vma | None:
         """The VMA containing a page; mmap_lock must be held."""

@@ -31,8 +31,12 @@ def page_range(addr: int, length: int) -> tuple[int, int]:
 
 
 async def split_vma(core: CoreMm, vma: Vma, at: int) -> Vma:
-    """__split_vma: the VMA keeps [start, at); answers the new one for [at, end).  -EINVAL inside a huge page."""
+    """__split_vma: the VMA keeps [start, at); answers the new one for [at, end).  -EINVAL inside a huge page.
+
+    -ENOMEM: nothing is changed.
+    """
     check_aligned(vma, at)
+    core.engine.faults.fail("memory")
     await vma.start_write()
     tail = Vma(core.engine, vma.mm, at, vma.end, vma.flags, vma.offset_of(at), vma.file)
     await tail.start_write()
@@ -122,10 +126,14 @@ def _free_upper_tables(mm: Mm, start: int, end: int) -> None:
 
 
 async def do_munmap(core: CoreMm, mm: Mm, start: int, end: int, *, downgrade: bool) -> None:
-    """do_vmi_munmap under mmap_lock for write; with ``downgrade`` it continues under read."""
+    """do_vmi_munmap under mmap_lock for write; with ``downgrade`` it continues under read.
+
+    -ENOMEM, with everything still mapped: what cannot be split cannot be taken out of the tree.
+    """
     if not mm.vmas.overlapping(start, end):
         return
     check_cut(mm, start, end)
+    await isolate_range(core, mm, start, end)
     core.engine.emit(RangeChanging(mm, start, end, "unmap"))
     vmas = await gather(core, mm, start, end)
     unmap = core.engine.parts.of(unmap_downgraded if downgrade else unmap_region)
@@ -142,7 +150,7 @@ async def unmap_downgraded(core: CoreMm, mm: Mm, vmas: list[Vma], start: int, en
 
 
 async def munmap(core: CoreMm, message: Munmap) -> None:
-    """munmap.  -EINVAL on a bad range; a range without mappings is success without event."""
+    """munmap.  -EINVAL on a bad range, -ENOMEM; a range without mappings is success without event."""
     mm = message.mm
     start, end = page_range(message.addr, message.length)
     if end > TASK_PAGES:
@@ -219,13 +227,21 @@ def place(mm: Mm, addr: int, npages: int, exact: bool, unit: int = 1) -> int:
 
 
 async def mmap_region(core: CoreMm, message: Mmap, start: int, end: int) -> None:
-    """Replace what is there, then extend a neighbour or store a new VMA.  mmap_lock stays for write."""
+    """Replace what is there, then extend a neighbour or store a new VMA.  mmap_lock stays for write.
+
+    -ENOMEM: what was mapped there is still there if it could not be cut, and gone, with a gap in its place, if there
+    was no memory for the new VMA (vms_abort_munmap_vmas).
+    """
     mm = message.mm
     engine = core.engine
     check_cut(mm, start, end)
+    await isolate_range(core, mm, start, end)
     engine.emit(RangeChanging(mm, start, end, "map"))
     if mm.vmas.overlapping(start, end):
         await engine.parts.of(unmap_region)(core, mm, await gather(core, mm, start, end), start, end)
+    if engine.faults.strike("memory"):
+        engine.emit(RangeChanged(mm, start, end, "map"))
+        raise ENOMEM
     file: Any = message.file
     pgoff = message.offset
     if file is None and message.shared:
@@ -257,13 +273,20 @@ async def _brk_locked(core: CoreMm, mm: Mm, end: int) -> int:
     old_page = (mm.brk_end + PAGE_SIZE - 1) >> PAGE_SHIFT
     new_page = (end + PAGE_SIZE - 1) >> PAGE_SHIFT
     if new_page < old_page:
-        mm.brk_end = end
-        await do_munmap(core, mm, new_page, old_page, downgrade=True)
+        before, mm.brk_end = mm.brk_end, end
+        try:
+            await do_munmap(core, mm, new_page, old_page, downgrade=True)
+        except ENOMEM:
+            mm.brk_end = before
+            return before
     elif new_page > old_page:
         if mm.vmas.overlapping(old_page, new_page + 1):  # a free page is kept above the heap
             return mm.brk_end
         length = (new_page - old_page) << PAGE_SHIFT
         request = Mmap(mm, old_page << PAGE_SHIFT, length, core.heap_prot, fixed=True)
-        await mmap_region(core, request, old_page, new_page)
+        try:
+            await mmap_region(core, request, old_page, new_page)
+        except ENOMEM:
+            return mm.brk_end
     mm.brk_end = end
     return end

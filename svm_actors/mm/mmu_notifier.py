@@ -139,6 +139,8 @@ class MmuNotifierSubscriptions:
         """Second passes that are outstanding."""
         self.migrating: list[NotifierRange] = []
         """Regions of migrations that have begun and not ended."""
+        self.made = False
+        """Somebody has subscribed: until then an address space has none of this."""
         self.context = LockMap(engine, f"{name}.{INVALIDATE_START}", INVALIDATE_START)
         """What callbacks run inside of, for lock order."""
         self.non_block = LockMap(engine, f"{name}.{NON_BLOCK}", NON_BLOCK)
@@ -264,12 +266,18 @@ class MmuNotifierSubscriptions:
         sub.subscribed = True
 
     async def insert(self, sub: IntervalNotifier, mm: Mm, start: int, npages: int) -> None:
-        """mmu_interval_notifier_insert.  -EOVERFLOW on an empty or wrapping range, -EINVAL on a dead mm."""
+        """mmu_interval_notifier_insert.
+
+        -EOVERFLOW on an empty or wrapping range, -EINVAL on a dead mm, -ENOMEM for the first of an address space.
+        """
         if npages <= 0 or start + npages > TASK_PAGES << 1:
             raise EOVERFLOW
         await self.section(f"insert {sub.name}")
         if mm.users <= 0:
             raise EINVAL
+        if not self.made:
+            self.engine.faults.fail("memory")
+            self.made = True
         sub.mm, sub.start, sub.last = mm, start, start + npages - 1
         mm.grab()
         self.insert_locked(sub)

@@ -138,9 +138,17 @@ async def _grow_in_place(core: CoreMm, vma: Vma, start: int, old: int, new: int)
 async def move_vma(
     core: CoreMm, vma: Vma, start: int, old: int, new: int, target: int, *, dontunmap: bool
 ) -> None:
-    """Copy the VMA, move the entries, unmap what is left of the old one (unless DONTUNMAP)."""
+    """Copy the VMA, move the entries, unmap what is left of the old one (unless DONTUNMAP).
+
+    -ENOMEM, with everything where it was; the new place is not mapped then.
+    """
     mm = vma.mm
     check_aligned(vma, start, start + old, target)
+    core.engine.faults.fail("memory")
+    stop = movable_until(mm, start, start + old, target)
+    if stop < start + old:
+        await _move_back(core, vma, start, stop, target, new)
+        raise ENOMEM
     core.engine.emit(RangeChanging(mm, start, start + old, "move", to_start=target))
     await vma.start_write()
     copy = await copy_vma(core, vma, start, target, new)
@@ -151,8 +159,48 @@ async def move_vma(
         if start == vma.start and start + old == vma.end:
             await unlink_anon_vmas(vma)
     else:
-        await do_munmap(core, mm, start, start + old, downgrade=False)
+        await unmap_source_vma(core, mm, start, start + old)
     core.engine.emit(RangeChanged(mm, start, start + old, "move", to_start=target))
+
+
+async def unmap_source_vma(core: CoreMm, mm: Mm, start: int, end: int) -> None:
+    """The emptied VMA goes; where it cannot be split it stays as it is, empty, and the move is a success."""
+    try:
+        await do_munmap(core, mm, start, end, downgrade=False)
+    except ENOMEM:
+        for vma in mm.vmas.overlapping(start, end):
+            vma.left_behind = True
+
+
+def movable_until(mm: Mm, start: int, end: int, target: int) -> int:
+    """How far a move gets for want of page tables at the new place; the end when there is enough memory.
+
+    One leaf table at a time, as get_new_pte makes them; drawn before the move, which nobody can watch.
+    """
+    for table in mm.page_table.tables(start, end):
+        first = max(start, table * PTRS_PER_PTE)
+        there = first - start + target
+        try:
+            mm.pte_alloc(there)
+        except ENOMEM:
+            return first
+    return end
+
+
+async def _move_back(core: CoreMm, vma: Vma, start: int, stop: int, target: int, new: int) -> None:
+    """copy_vma_and_data when it has no page table: what has gone comes back, and the new VMA is unmapped."""
+    mm, there = vma.mm, target + stop - start
+    await vma.start_write()
+    if stop > start:
+        core.engine.emit(RangeChanging(mm, start, stop, "move", to_start=target))
+    copy = await copy_vma(core, vma, start, target, new)
+    if stop > start:
+        await move_page_tables(core, vma, copy, start, stop, target)
+        core.engine.emit(RangeChanged(mm, start, stop, "move", to_start=target))
+        core.engine.emit(RangeChanging(mm, target, there, "move", to_start=start))
+        await move_page_tables(core, copy, vma, target, there, start)
+        core.engine.emit(RangeChanged(mm, target, there, "move", to_start=start))
+    await unmap_source_vma(core, mm, target, target + new)
 
 
 async def copy_vma(core: CoreMm, vma: Vma, start: int, target: int, npages: int) -> Vma:

@@ -36,6 +36,7 @@ class PageAllocator:
         """A page with one reference for ``reason``, contents undefined until set.  -ENOMEM."""
         might_alloc(self.engine, f"a page for {reason}")
         await self.engine.step("alloc", self)
+        self.engine.faults.fail("page")
         return self.alloc_now(reason)
 
     def alloc_now(self, reason: str) -> Folio:

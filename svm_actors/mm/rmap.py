@@ -51,7 +51,7 @@ class AnonVma:
 
 def anon_vma_prepare(core: CoreMm, vma: Vma) -> AnonVma:
     """Give a VMA its anon_vma at the first anonymous page, borrowing a neighbour's if a merge
-    could ever join them."""
+    could ever join them.  -ENOMEM."""
     if vma.anon_vma is None:
         vmas = vma.mm.vmas
         for near in (vmas.next(vma.end), vmas.previous(vma.start)):
@@ -59,6 +59,7 @@ def anon_vma_prepare(core: CoreMm, vma: Vma) -> AnonVma:
                 vma.anon_vma = near.anon_vma
                 break
         else:
+            core.engine.faults.fail("memory")
             vma.anon_vma = core.new_anon_vma()
         assert vma.anon_vma is not None
         vma.anon_vma.link(vma)

@@ -31,6 +31,7 @@ from svm_actors.engine.errors import (
 from svm_actors.gpu.program import AtomicAdd, GpuFault, Load, Spin, Step, Store
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.workload import bind_programs as bp
+from svm_actors.workload.bind_faults import excused
 from svm_actors.workload.bind_job import WORD, Item, Job, word
 from svm_actors.workload.bind_memory import ORACLE, Place, Write, check_word
 from svm_actors.workload.bind_window import Target, Window
@@ -212,12 +213,19 @@ class BindClient:
         """Look at the memory, as user space does, and go to sleep when that takes long."""
         for fence in self.fences:
             for _ in range(POLLS):
-                found = int.from_bytes(await self.process.read(fence.addr, 8), "little")
-                if found >= fence.value:
+                if await self._found(fence):
                     break
             else:
                 await fence.written.wait()
         self.fences.clear()
+
+    async def _found(self, fence: UserFence) -> bool:
+        """Its value is there; not if nobody can look."""
+        try:
+            return int.from_bytes(await self.process.read(fence.addr, 8), "little") >= fence.value
+        except KernelError as error:
+            self.run.refusals.accept(error, "read")
+            return False
 
     # -- jobs ------------------------------------------------------------------------------
 
@@ -321,6 +329,8 @@ class BindClient:
     def check_failed(self, job: Job) -> None:
         """A job that failed had a reason."""
         error, faulted = job.execution.fence.error, self._faulted(job)
+        if excused(self.engine, job.execution):
+            self.spoiled[job.slot] = True  # those behind it have a reason, too, even if it got through just in time
         if error is None and not faulted:
             return
         self.engine.count("binds.job_failed")
@@ -365,8 +375,9 @@ class BindClient:
         except KernelError:
             self.engine.count("binds.cpu_refused")
             return
-        legal = self.run.memory.own(place, self.number)
-        check_word(legal, int.from_bytes(data, "little"), "the CPU", place, self.number)
+        if self.run.memory.known(place):
+            legal = self.run.memory.own(place, self.number)
+            check_word(legal, int.from_bytes(data, "little"), "the CPU", place, self.number)
 
     async def _cpu_write(self, bo: XeBo, page: int, value: int) -> None:
         page %= bo.npages
@@ -387,7 +398,12 @@ class BindClient:
     async def _user_write(self, page: int, value: int) -> None:
         place, addr = self._calm(page)
         write = self.run.memory.write(place, self.number, value, self.engine.steps)
-        await self.process.write(addr, word(value))
+        try:
+            await self.process.write(addr, word(value))
+        except KernelError as error:
+            self.run.refusals.accept(error, "write")
+            self.run.memory.cancel(write)
+            return
         self.run.memory.end(write, self.engine.steps, certain=True)
 
     async def _mirror(self, page: int, value: int, wild: bool) -> None:

@@ -67,6 +67,8 @@ class Job:
         access, target = item.access, item.target
         if access is None or target is None or not target.known or access.do == "store":
             return
+        if target.place is not None and not self.memory.known(target.place):
+            return
         if access.do == "add":
             assert isinstance(result, int)
             assert target.place is not None

@@ -12,7 +12,7 @@ and in the end there is one for each that went through, and at most one for each
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -54,6 +54,12 @@ class BindMemory:
     def __init__(self) -> None:
         self._words: dict[tuple[Place, int], list[Write]] = {}
         self._counters: dict[Place, Counter] = {}
+        self.lost: Callable[[str], bool] = lambda _name: False
+        """Whether the bytes of an object are anybody's guess, because a copy of it has failed."""
+
+    def known(self, place: Place) -> bool:
+        """What is read there can be judged."""
+        return not self.lost(place[0])
 
     # -- words -----------------------------------------------------------------------------
 
@@ -102,6 +108,8 @@ class BindMemory:
     def added(self, place: Place, found: int, who: str) -> None:
         """An addition went through.  Raises when another one found the same number: one of the two is lost."""
         counter = self._counters.setdefault(place, Counter())
+        if not self.known(place):
+            return
         if found in counter.found:
             raise PropertyFailed(
                 ORACLE, "INV-VMB-13", f"{who} and {counter.found[found]} both find {found} in the counter of {place}"
@@ -114,6 +122,8 @@ class BindMemory:
 
     def check_counter(self, place: Place, value: int) -> None:
         """At the end, when nobody adds any more."""
+        if not self.known(place):
+            return
         counter = self._counters.get(place, Counter())
         least = len(counter.found)
         if not least <= value <= least + counter.uncertain:

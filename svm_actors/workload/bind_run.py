@@ -15,10 +15,11 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from svm_actors.engine.errors import KernelError
+from svm_actors.engine.errors import ENOMEM, KernelError
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE
 from svm_actors.workload import bind_programs as bp
 from svm_actors.workload.bind_client import COUNTER, STRIDE, BindClient
+from svm_actors.workload.bind_faults import RUN_OUT, focus, struck
 from svm_actors.workload.bind_job import WORD, Job
 from svm_actors.workload.bind_memory import BindMemory, Place, check_word
 from svm_actors.workload.bind_operations import places
@@ -29,7 +30,7 @@ from svm_actors.workload.random_run import ProgramRun
 
 if TYPE_CHECKING:
     from svm_actors.engine.nursery import Nursery
-    from svm_actors.world import BindVm, GpuVm, World
+    from svm_actors.world import BindVm, GpuVm, Process, World
     from svm_actors.xe.gem import XeBo
 
 FENCES: Final = 0x7D00_0000_0000
@@ -50,7 +51,10 @@ class BindRun(ProgramRun):
         self.bind_vms: list[BindVm] = []
         self.bos: dict[int, XeBo] = {}
         """Objects with an open handle, by number."""
+        self.made: dict[str, XeBo] = {}
+        """All objects, by name, with a handle or without."""
         self.memory = BindMemory()
+        self.memory.lost = lambda name: name in self.made and self.made[name].lost
         self.streams += len(binds.clients)
 
     # -- places ------------------------------------------------------------------------------
@@ -85,6 +89,7 @@ class BindRun(ProgramRun):
 
     async def run(self) -> None:
         """Everything at once, then a last look."""
+        focus(self.world)
         await super().run()
         await self._look_at_everything()
 
@@ -103,9 +108,8 @@ class BindRun(ProgramRun):
 
     async def _start_clients(self, nursery: Nursery) -> None:
         for process in self.processes:
-            await process.mmap(PAGE_SIZE, addr=FENCES, fixed=True)
-            calm = self.address(self.program.pages)
-            await process.mmap(self.binds.calm * PAGE_SIZE, addr=calm, fixed=True)
+            await self._map_at(process, FENCES, PAGE_SIZE)
+            await self._map_at(process, self.address(self.program.pages), self.binds.calm * PAGE_SIZE)
         for vm in self.binds.vms:
             self.bind_vms.append(await self._create_bind_vm(vm))
         for number, bo in enumerate(self.binds.bos):
@@ -115,21 +119,36 @@ class BindRun(ProgramRun):
             worker = BindClient(self, number, client, self.bind_vms[client.vm], process)
             nursery.start_soon(self._client, worker, name="client")
 
+    async def _map_at(self, process: Process, addr: int, length: int) -> None:
+        """Memory without which nothing works: asked for until it is there."""
+        while True:
+            try:
+                await process.mmap(length, addr=addr, fixed=True)
+                return
+            except KernelError as error:
+                self.refusals.accept(error, "mmap")
+
     async def _create_bind_vm(self, vm: bp.BindVmProgram) -> BindVm:
         gpu, process = self.world.gpu(), self.processes[vm.process]
         if vm.mode != "fault":
             return await gpu.create_vm(process, vm.mode)
         made = await gpu.create_vm(process, "fault", mirror=False)
-        await made.bind_mirror(self.arena, (self.program.pages + self.binds.calm) * PAGE_SIZE)
+        try:
+            await made.bind_mirror(self.arena, (self.program.pages + self.binds.calm) * PAGE_SIZE)
+        except ENOMEM:
+            if not struck(self.world.engine, *RUN_OUT):
+                raise
         return made
 
     async def _create_bo(self, number: int, bo: bp.BoProgram) -> None:
         try:
-            self.bos[number] = await self.bind_vms[bo.vm].create_bo(
+            made = await self.bind_vms[bo.vm].create_bo(
                 bo.pages * PAGE_SIZE, placement=bo.placement, external=bo.external
             )
         except KernelError:
             self.world.engine.count("binds.bo_refused")
+            return
+        self.bos[number] = self.made[made.name] = made
 
     async def _client(self, client: BindClient) -> None:
         await client.work()
@@ -173,7 +192,7 @@ class BindRun(ProgramRun):
     async def _look_at_everything(self) -> None:
         for place, owner in self.memory.words():
             data = await self._read(place, STRIDE * (1 + owner))
-            if data is not None:
+            if data is not None and self.memory.known(place):
                 legal = self.memory.own(place, owner)
                 check_word(legal, int.from_bytes(data, "little"), "the CPU, at the end,", place, owner)
         for place in self.memory.counters():
@@ -192,7 +211,11 @@ class BindRun(ProgramRun):
                     return None
         for process in self.processes:
             if process.name == name:
-                return await process.read(self.address(page) + offset, WORD)
+                try:
+                    return await process.read(self.address(page) + offset, WORD)
+                except KernelError as error:
+                    self.refusals.accept(error, "read")
+                    return None
         return None
 
 

@@ -20,10 +20,20 @@ from svm_actors.workload import kernel_operations as ops
 from svm_actors.workload.kernel_programs import KernelProgram
 from svm_actors.workload.program import Kept, Operation, ProgramScenario
 from svm_actors.workload.random_kernel_programs import PROFILES, Draw, SequentialShape, random_kernel_program
+from svm_actors.workload.refusals import CPU, MIRROR, Refusals
 from svm_actors.world import Process, World
 
 ARENA: Final = 0x7E12_3440_0000
 """Address of the arena; 2 MiB aligned, with nothing mapped around it."""
+
+PARTS: Final = {
+    "cpu_read": ("read",),
+    "cpu_write": ("write",),
+    "child_read": ("fork", "read"),
+    "child_write": ("fork", "read", "write"),
+    "madvise_dontneed": ("madvise",),
+}
+"""What operations consist of, where their name does not say it."""
 
 Program = Sequence[ops.Arguments]
 
@@ -40,11 +50,17 @@ class MirrorRun:
         """Number of the first program's first operation; the others follow."""
         self.mirrors: list[Mirror] = []
         self.process: Process = world.process()
+        self.refusals = Refusals(world, CPU, MIRROR)
 
     async def run(self) -> None:
-        """Open the mirrors and run every program as a thread."""
-        for device in range(self.devices):
-            self.mirrors.append(await self.world.mirror(self.process, device))
+        """Open the mirrors and run every program as a thread; without its mirrors it does not run."""
+        try:
+            for device in range(self.devices):
+                opened = await self.process.as_thread(self.world.mirror(self.process, device))
+                self.mirrors.append(opened)
+        except KernelError as error:
+            self.refusals.accept(error, "open")
+            return
         async with self.world.nursery() as nursery:
             first = self.first
             for program in self.programs:
@@ -60,7 +76,8 @@ class MirrorRun:
     async def _attempt(self, call: ops.Arguments) -> None:
         try:
             await self._perform(call)
-        except KernelError:
+        except KernelError as error:
+            self.refusals.accept(error, *PARTS.get(call.op, (call.op,)))
             self.world.engine.count("mirror.refused")
 
     async def _perform(self, call: ops.Arguments) -> object:
@@ -68,7 +85,7 @@ class MirrorRun:
         page, count = call.span
         addr, length = ARENA + (page << PAGE_SHIFT), count << PAGE_SHIFT
         if hasattr(call, "dev"):
-            return await self._command(call, addr, count)
+            return await self.process.as_thread(self._command(call, addr, count))
         match call:
             case ops.CpuRead():
                 return await self.process.read(addr)

@@ -1,7 +1,8 @@
 """Runs random concurrent programs in a world: CPU threads, GPU streams and the driver's own work at once.
 
 A program (:mod:`svm_actors.workload.concurrent_programs`) prescribes no order and expects no result: any action may
-fail in any schedule, and the oracles judge what happens.  What the executor adds is the end: when everything has come
+fail in any schedule, if only with its own errors (:mod:`svm_actors.workload.refusals`), and the oracles judge what
+happens.  What the executor adds is the end: when everything has come
 to rest, every process reads every page once more, so that a wrong value that nobody happened to read is still seen.
 
 A GPU fault takes some hundred steps, a system call some ten: started together, the CPU would be done before the first
@@ -32,6 +33,7 @@ from svm_actors.workload import concurrent_programs as cp
 from svm_actors.workload.concurrent_operations import Place, places
 from svm_actors.workload.program import Kept, Operation, ProgramScenario
 from svm_actors.workload.random_programs import Draw, ProgramShape, random_program
+from svm_actors.workload.refusals import CPU, GPU, Refusals
 from svm_actors.world import GpuVm, Process, World
 
 ARENA: Final = 0x7E00_0000_0000
@@ -74,6 +76,7 @@ class ProgramRun:
         self.streams = len(program.streams)
         """Streams still at work."""
         self.progress = WaitQueue(world.engine, "program.progress")
+        self.refusals = Refusals(world, CPU, GPU)
 
     async def run(self) -> None:
         """Set up, run everything at once, let it come to rest, read every page."""
@@ -106,7 +109,10 @@ class ProgramRun:
     async def _create_vm(self, number: int, options: dict[str, Any]) -> None:
         vm = self.program.vms[number]
         gpu = self.world.gpu(vm.gpu % self.world.config.gpus)
-        self.vms[number] = await gpu.create_vm(self.processes[vm.process], **options)
+        try:
+            self.vms[number] = await gpu.create_vm(self.processes[vm.process], **options)
+        except KernelError as error:
+            self.refusals.accept(error, "create_vm")
 
     async def _warm(self, vm: int) -> None:
         """Bring some pages to the device."""
@@ -167,7 +173,8 @@ class ProgramRun:
         process = self.processes[at[0]]
         try:
             child = await process.fork()
-        except KernelError:
+        except KernelError as error:
+            self.refusals.accept(error, "fork")
             self.world.engine.count("random.fork_refused")
             return
         nursery.start_soon(self._child, child, at, action.actions, name="child")
@@ -180,7 +187,8 @@ class ProgramRun:
     async def _cpu(self, process: Process, action: cp.ChildAction) -> None:
         try:
             await self._perform(process, action)
-        except KernelError:
+        except KernelError as error:
+            self.refusals.accept(error, type(action).__name__.lower())
             self.world.engine.count("random.cpu_refused")
 
     async def _perform(self, process: Process, action: cp.ChildAction) -> None:
@@ -224,7 +232,8 @@ class ProgramRun:
             return
         try:
             await there.run((self.instruction(access),))
-        except KernelError:
+        except KernelError as error:
+            self.refusals.accept(error, "gpu")
             self.world.engine.count("random.gpu_refused")
 
     def instruction(self, access: cp.Access) -> Instruction:
@@ -251,7 +260,8 @@ class ProgramRun:
             else:
                 gpu = self.program.vms[work.vm].gpu % self.world.config.gpus
                 await self.world.gpu(gpu).evict(work.n * PAGE_SIZE)
-        except KernelError:
+        except KernelError as error:
+            self.refusals.accept(error, "driver")
             self.world.engine.count("random.driver_refused")
 
 

@@ -9,6 +9,7 @@ from svm_actors.dma_buf.fence import MAX_SCHEDULE_TIMEOUT
 from svm_actors.drm.syncobj import Syncobj
 from svm_actors.drm.syncobj_wait import WaitFlags, wait_array
 from svm_actors.engine.errors import ENOENT
+from svm_actors.engine.signals import restarting
 from svm_actors.gpu.program import Instruction, Result, Step
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.world.address_space import AddressSpace
@@ -22,7 +23,7 @@ from svm_actors.xe.sync import Sync
 from svm_actors.xe.user_fence import UserFence
 from svm_actors.xe.vm_bind import BindKind, BindOp, vm_bind
 from svm_actors.xe.vm_mode import XeBindVm
-from svm_actors.xe.wait_user_fence import SECOND, CpuMemory, wait_user_fence
+from svm_actors.xe.wait_user_fence import SECOND, CpuMemory, WaitFlag, wait_user_fence
 
 if TYPE_CHECKING:
     from svm_actors.world.world import World
@@ -33,7 +34,8 @@ class UserSyncobj(Syncobj):
 
     async def wait(self, timeout: int = MAX_SCHEDULE_TIMEOUT) -> None:
         """Sleep until something was submitted and is done.  -ETIME."""
-        await wait_array(self.engine, [self], flags=WaitFlags.ALL | WaitFlags.FOR_SUBMIT, timeout=timeout)
+        flags = WaitFlags.ALL | WaitFlags.FOR_SUBMIT
+        await restarting(self.engine, lambda: wait_array(self.engine, [self], flags=flags, timeout=timeout))
 
     @property
     def done(self) -> bool:
@@ -70,7 +72,10 @@ class BindVm(AddressSpace):
             self._lookup()
         try:
             async with self.vm.device.power.gate:
-                bo = await kind.create(self.vm.device, name, pages_of(length), placement=placement, vm=local)
+                bo = await restarting(
+                    self.vm.engine,
+                    lambda: kind.create(self.vm.device, name, pages_of(length), placement=placement, vm=local),
+                )
         finally:
             if local is not None:
                 local.gpuvm.put_now()
@@ -141,7 +146,7 @@ class BindVm(AddressSpace):
         self, ops: Sequence[BindOp], *, queue: BindQueue | None = None, syncs: Sequence[Sync] = ()
     ) -> None:
         """Any operations, in order, as one."""
-        await vm_bind(self.vm, ops, queue=queue, syncs=syncs)
+        await restarting(self.vm.engine, lambda: vm_bind(self.vm, ops, queue=queue, syncs=syncs))
 
     @staticmethod
     def map_op(addr: int, bo: XeBo | None, length: int, offset: int = 0, flags: int = 0) -> BindOp:
@@ -169,7 +174,15 @@ class BindVm(AddressSpace):
 
         ``timeout`` in ns.  See :func:`svm_actors.xe.wait_user_fence.wait_user_fence` for options, answer and errors.
         """
-        return await wait_user_fence(self.vm, memory, addr, op, value, timeout=timeout, **options)
+        engine = self.vm.engine
+        begin = engine.now
+
+        async def call() -> int:
+            relative = timeout >= 0 and not options.get("flags", 0) & WaitFlag.ABSTIME
+            left = max(0, timeout - (engine.now - begin)) if relative else timeout
+            return await wait_user_fence(self.vm, memory, addr, op, value, timeout=left, **options)
+
+        return await restarting(engine, call)
 
     async def create_queue(self) -> ExecQueue:
         """A queue to submit programs to; in ``lr`` mode one that can be preempted.  -ENOENT once the VM is closed."""
@@ -190,7 +203,7 @@ class BindVm(AddressSpace):
     ) -> Execution:
         """Submit a program, to run after ``ins`` and to signal ``outs``; the answer can be waited for."""
         every = [*(one.sync_in() for one in ins), *(one.sync_out() for one in outs), *syncs]
-        return await exec_ioctl(queue, tuple(program), every)
+        return await restarting(self.vm.engine, lambda: exec_ioctl(queue, tuple(program), every))
 
     async def run(self, program: Iterable[Instruction]) -> list[Result]:
         """Run a program on the compute engine at once, without a queue and without a fence."""

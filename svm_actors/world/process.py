@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from svm_actors.engine.actor import Message
-from svm_actors.engine.errors import EINVAL, ESRCH
+from svm_actors.engine.errors import EAGAIN, EINVAL, ESRCH
 from svm_actors.engine.locks import WaitQueue
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import PAGE_SHIFT, PAGE_SIZE, Prot
@@ -141,6 +141,33 @@ class Process:
         child = await self._call(m.Fork(self.mm, name or world.core.new_name(f"{self.name}.child")))
         return world.adopt(Process(world, child))
 
+    async def kill(self, *, reap: bool = False) -> None:
+        """SIGKILL: no thread of it does anything any more, its address space goes, then its GPU VMs are closed.
+
+        What a thread is about in the kernel it ends; an access is given up at its next fault.  With ``reap`` it is the
+        OOM killer, whose reaper does not wait for all that.  Simplified: only mirroring VMs are closed; other files
+        (mirror devices, clients of VM_BIND) stay open, as if somebody else had them too.
+        """
+        if not self.alive:
+            return
+        self.mm.killed = True
+        self.world.engine.count("process.killed")
+        if reap:
+            self.world.spawn(self._reaped(), f"{self.name}.oom_reaper")
+        await self.exit()
+        for vm in self.world.vms:
+            if vm.vm.mm is self.mm:
+                await vm.close()
+
+    async def _reaped(self) -> None:
+        """The reaper keeps the structure, not the address space."""
+        self.mm.grab()
+        try:
+            await self.oom_reap()
+        except EAGAIN:
+            self.world.engine.count("oom.given_up")
+        self.mm.drop()
+
     async def exit(self) -> None:
         """The process ends: the last user of its mm goes, unless a GPU still holds one."""
         if self.alive:
@@ -152,7 +179,18 @@ class Process:
     async def _call(self, message: Message[T]) -> T:
         return await self._as_thread(self.world.core.call(message))
 
+    def _struck(self) -> None:
+        """Somebody kills the process from here on: a user, or the OOM killer."""
+        for kind, reap in (("exit", False), ("reaper", True)):
+            if self.alive and self.world.engine.faults.strike(kind):
+                self.world.spawn(self.kill(reap=reap), f"{self.name}.killer")
+
+    async def as_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        """Make any other call, to a driver, as a thread of the process.  -ESRCH when it is gone."""
+        return await self._as_thread(call)
+
     async def _as_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        self._struck()
         if not self.alive and not self.world.engine.closing:
             call.close()
             raise ESRCH

@@ -110,18 +110,22 @@ class BindOps:
             old.end if op.next is None else op.next.addr,
         )
         rest_of = self.vm.engine.parts.of(piece_of)
-        prev = None if op.prev is None else rest_of(old, op.prev)
-        after = None if op.next is None else rest_of(old, op.next)
-        xe_op = XeOp(OpKind.REMAP, old, prev, after)
-        xe_op.skip_prev = prev is not None and old.keeps_entries_at(prev.end)
-        xe_op.skip_next = after is not None and old.keeps_entries_at(after.addr)
+        xe_op = XeOp(OpKind.REMAP, old)
         try:
+            if op.prev is not None:
+                self.engine.faults.fail("memory")
+                xe_op.prev = rest_of(old, op.prev)
+                xe_op.skip_prev = old.keeps_entries_at(xe_op.prev.end)
+            if op.next is not None:
+                self.engine.faults.fail("memory")
+                xe_op.next = rest_of(old, op.next)
+                xe_op.skip_next = old.keeps_entries_at(xe_op.next.addr)
             for piece in xe_op.new_vmas():
                 await link(self.vm, piece)
         except KernelError:
             await self._discard(xe_op.new_vmas())
             raise
-        self.vm.gpuvm.va_remap(prev, after, op)
+        self.vm.gpuvm.va_remap(xe_op.prev, xe_op.next, op)
         old.destroyed = True
         self.ops.append(xe_op)
 
@@ -187,7 +191,7 @@ def piece_of(old: XeBindVma, op: OpMap) -> XeBindVma:
 
 
 async def link(vm: XeBindVm, vma: XeBindVma) -> None:
-    """Attach a vma to its object: gpu_vm_bo, object list, list of external objects.  -ENOMEM.
+    """Attach a vma to its object: gpu_vm_bo, object list, list of external objects.  -ENOMEM, -EINTR.
 
     User memory is watched and pinned from here on (-EFAULT); a null vma has nothing to attach to.
     """
@@ -200,7 +204,8 @@ async def link(vm: XeBindVm, vma: XeBindVma) -> None:
 
 
 async def _link_locked(vm: XeBindVm, vma: XeBindVma, obj: GemObject) -> None:
-    with vm.engine.parts.of(DrmExec)(vm.engine, f"{vm.name}.link", ignore_duplicates=True) as exec_:
+    new_exec = vm.engine.parts.of(DrmExec)
+    with new_exec(vm.engine, f"{vm.name}.link", interruptible=True, ignore_duplicates=True) as exec_:
 
         async def body(exec_: DrmExec) -> None:
             await exec_.lock_obj(vm.r_obj)

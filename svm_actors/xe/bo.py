@@ -175,6 +175,7 @@ class VramManager:
         acquire context, with which it may sleep for a victim.
         """
         await self.engine.step("alloc", self)
+        self.engine.faults.fail("vram", ENOSPC)
         blocks = self.try_alloc(npages)
         if blocks is None:
             self.engine.count("vram.full")

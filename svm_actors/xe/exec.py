@@ -28,6 +28,7 @@ from svm_actors.dma_buf.unwrap import merge
 from svm_actors.drm.exec import DrmExec
 from svm_actors.engine.errors import EAGAIN, ECANCELED, EINVAL, ENOENT, ENOMEM, ERESTARTSYS, KernelError
 from svm_actors.engine.signalling import signalling
+from svm_actors.engine.signals import signal_pending
 from svm_actors.gpu.context import Batch
 from svm_actors.xe.sync import SyncList
 from svm_actors.xe.validation import validating
@@ -70,13 +71,18 @@ class Exec:
         self.attempts = 0
 
     async def run(self) -> Execution:
-        """-ECANCELED dead queue or banned VM, -ENOENT closed VM, -EAGAIN too many jobs, -EINVAL, -ENOMEM."""
+        """-ECANCELED dead queue or banned VM, -ENOENT closed VM, -EAGAIN too many jobs, -EINVAL, -ENOMEM.
+
+        -EINTR, -ERESTARTSYS: a signal, and nothing was done.
+        """
         gate = self.queue.device.power.gate
         while True:
             gate.enter()
             try:
                 return await self._call()
             except ERESTARTSYS:
+                if signal_pending(self.engine):
+                    raise
                 self.engine.count("exec.restarted")
             finally:
                 gate.leave()
@@ -88,6 +94,7 @@ class Exec:
         if self.queue.dead:
             raise ECANCELED
         self.check_job_limit()
+        self.engine.faults.fail("memory")
         self.syncs = SyncList.parse(self.sync_args, lr=self.vm.lr)
         try:
             if not self.program:
@@ -118,7 +125,7 @@ class Exec:
         gate.leave()
         try:
             for fence in self.syncs.in_fences:
-                await fence.wait()
+                await fence.wait(intr=True)
         finally:
             gate.enter()
 
@@ -166,7 +173,7 @@ class Exec:
         """For write where userptrs have to be pinned, which only one may do at a time."""
         vm, hooks = self.vm, self.vm.execs.hooks
         if vm.lr or not hooks.needs_repin():
-            await vm.lock.read()
+            await vm.lock.read(interruptible=True)
             return
         await vm.lock.write()
         try:
@@ -178,7 +185,7 @@ class Exec:
         vm.lock.downgrade()
 
     async def _lock_and_push(self) -> Execution | None:
-        with self.engine.parts.of(DrmExec)(self.engine, f"{self.queue.name}.exec") as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{self.queue.name}.exec", interruptible=True) as exec_:
             await exec_.until_all_locked(self._prepare)
             for obj in exec_.objects:
                 obj.resv.reserve(1)

@@ -71,6 +71,8 @@ class ExecQueue:
         self.context.on_off_ack = self.off_acked
         self.context.on_halt = self.halted
         self.context.on_user_interrupt = vm.ufence_wq.wake_up
+        self.context.patience = None if lr else self.submission.limits.job_timeout
+        self.context.ack_patience = self.submission.limits.ack_timeout
         self.enabled = False
         self.pending_disable = False
         self.suspend_count = 0
@@ -134,6 +136,7 @@ class ExecQueue:
 
     def new_job(self, program: tuple[Step, ...]) -> ExecJob:
         """xe_sched_job_create.  -EINVAL bad program, -ENOMEM."""
+        self.engine.faults.fail("memory")
         return self.engine.parts.of(ExecJob)(self, program)
 
     # -- switching on and off ------------------------------------------------------------

@@ -127,6 +127,7 @@ class FaultIoctl(Ioctl):
             return vma
         read_only = bool(op.flags & BindFlag.READONLY)
         autoreset = bool(op.flags & BindFlag.MADVISE_AUTORESET)
+        self.engine.faults.fail("memory")
         mirror = XeVma(op.addr, op.addr + op.npages, read_only, op.placement, autoreset=autoreset)
         vma = XeBindVma(self.vm, op.addr, op.npages, read_only=read_only, mirror=mirror)
         vma.deferred = True

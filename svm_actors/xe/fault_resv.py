@@ -26,7 +26,11 @@ class ResvLock:
 
     async def __aenter__(self) -> ResvLock:
         await self.resv.lock()
-        self.resv.reserve(FENCES_PER_UPDATE)
+        try:
+            self.resv.reserve(FENCES_PER_UPDATE)
+        except KernelError:
+            self.resv.unlock()
+            raise
         return self
 
     async def __aexit__(

@@ -26,6 +26,7 @@ from svm_actors.dma_buf.resv import DmaResv, Usage
 from svm_actors.drm.exec import DrmExec
 from svm_actors.drm.gpuvm_gem import DrmGemObject
 from svm_actors.engine.errors import EINVAL, ENOENT, ENOMEM, ENOSPC, EngineError, KernelError
+from svm_actors.engine.signals import restarting
 from svm_actors.gpu.copy_engine import SubmitCopy
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.xe.fault_zap import ObjectZap, move_notify
@@ -94,6 +95,8 @@ class XeBo(DrmGemObject):
         """Place in the LRU order."""
         self.building = False
         """For the manager, which also has objects that are under construction."""
+        self.lost = False
+        """A copy or a clear of it has failed: nobody knows what its bytes are."""
         self._dying: list[Fence] = []
         """What a dead object's memory still waits for."""
         if vm is not None:
@@ -106,6 +109,7 @@ class XeBo(DrmGemObject):
     ) -> XeBo:
         """xe_bo_create_user: with memory from the start.  -EINVAL, -ENOMEM, -EFAULT."""
         await device.engine.step("alloc", device.region.vram, name)
+        device.engine.faults.fail("memory")
         bo = cls(device, name, npages, placement=placement, vm=vm)
         try:
             await validating(bo.manager, bo._first_validation)
@@ -115,7 +119,7 @@ class XeBo(DrmGemObject):
         return bo
 
     async def _first_validation(self) -> None:
-        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.create") as exec_:
+        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.create", interruptible=True) as exec_:
 
             async def body(exec_: DrmExec) -> None:
                 await exec_.lock_obj(self)
@@ -233,23 +237,33 @@ class XeBo(DrmGemObject):
     # -- moves -----------------------------------------------------------------------------
 
     async def _move(self, new: Memory) -> None:
-        """xe_bo_move: bring it from where it is, if anywhere, to ``new``."""
+        """xe_bo_move: bring it from where it is, if anywhere, to ``new``.  -ENOMEM: it stays, and ``new`` goes back.
+
+        VMs were told of the move by then, perhaps; they look again where it is, and find it where it was.
+        """
         old = self.memory
         try:
             self.resv.reserve(1)
+            gate = await self._gate_of_move(old, new)
         except KernelError:
             new.free()
             raise
         if old is None:
             self.memory = new
             if new.in_vram:
-                self.publish_move(await self._submit(None, new, self.clear_waits_for()))
+                self.publish_move(await self._submit(None, new, gate))
             return
-        await self.move_notify()
-        fence = await self._submit(old, new, self.move_waits_for())
+        fence = await self._submit(old, new, gate)
         self.publish_move(fence)
         self.memory = new
         await self._retire(old, fence)
+
+    async def _gate_of_move(self, old: Memory | None, new: Memory) -> Fence | None:
+        """What it has to wait for; RAM is zeroed by the CPU, which waits for nobody.  -ENOMEM."""
+        if old is not None:
+            await self.move_notify()
+            return self.move_waits_for()
+        return self.clear_waits_for() if new.in_vram else None
 
     async def move_notify(self) -> None:
         """xe_bo_move_notify: no VM may run another job with the old addresses (VMB-R05, VMB-R06).
@@ -278,6 +292,7 @@ class XeBo(DrmGemObject):
         pages = range(self.npages)
         pairs = tuple((None if old is None else old.dma_addr(page), new.dma_addr(page)) for page in pages)
         fence = await self.device.gpu.copy.call(SubmitCopy(pairs, gate))
+        self._watch(fence)
         if gate is not None:
             held = gate
             try:
@@ -285,6 +300,23 @@ class XeBo(DrmGemObject):
             except ENOENT:
                 held.put()
         return fence
+
+    def _watch(self, fence: Fence) -> None:
+        """For oracles: note when it fails.
+
+        The error of a fence is advisory (fences_and_scheduler 1.5), and the driver does not look at that of a move:
+        whoever waited for it goes on, with whatever is in the memory.
+        """
+
+        def ended(fence: Fence) -> None:
+            if fence.error is not None:
+                self.lost = True
+                self.engine.count("bo.copy_failed")
+
+        try:
+            fence.add_callback(ended)
+        except ENOENT:
+            ended(fence)
 
     def publish_move(self, fence: Fence) -> None:
         """INV-VMB-06: whoever locks the object from here on finds the move (VMB-B02 if nobody looked)."""
@@ -343,18 +375,25 @@ class XeBo(DrmGemObject):
         self.resv.unlock()
 
     async def _cpu_access(self, kind: str, offset: int) -> None:
-        """ttm_bo_vm_fault: with the reservation held, memory there and moves through.  -EINVAL outside."""
+        """ttm_bo_vm_fault: with the reservation held, memory there and moves through.  -EINVAL outside.
+
+        A signal ends the fault, and the access is made again.
+        """
         if not 0 <= offset < self.npages * PAGE_SIZE:
             raise EINVAL
-        await self.resv.lock()
+        await restarting(self.engine, self._cpu_fault)
+        await self.engine.step(kind, self, offset // PAGE_SIZE)
+
+    async def _cpu_fault(self) -> None:
+        """-ERESTARTSYS, -EINTR, and then nothing is held."""
+        await self.resv.lock_interruptible()
         try:
             if self.memory is None:
                 await self.validate()
-            await self.resv.wait(Usage.KERNEL)
+            await self.resv.wait(Usage.KERNEL, intr=True)
         except KernelError:
             self.resv.unlock()
             raise
-        await self.engine.step(kind, self, offset // PAGE_SIZE)
 
     # -- the end ---------------------------------------------------------------------------
 

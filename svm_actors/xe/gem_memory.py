@@ -85,6 +85,7 @@ class SystemMemory:
         memory = cls(gpu)
         try:
             await engine.step("alloc", allocator, "bo")
+            engine.faults.fail("page")
             for _ in range(npages):
                 folio = allocator.alloc_now("bo")
                 folio.content = ZERO

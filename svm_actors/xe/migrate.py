@@ -48,10 +48,10 @@ class Migrate:
             await self.wait_copy(jobs[-1])
         if pending is not None:
             await pending.wait()
-        self.check_copied(jobs)
+        self.check_copied(jobs if fence is None else [fence, *jobs])
 
     def check_copied(self, jobs: list[Fence]) -> None:
-        """MM-B13: what was not filled must not be committed.  -EIO; 7.3.4 does not look (PGM-S05)."""
+        """MM-B13: what was not filled, or not cleared, must not be committed.  -EIO; 7.3.4 does not look (PGM-S05)."""
         if any(job.error is not None for job in jobs):
             self.engine.count("gpu.copy_failed")
             raise EIO

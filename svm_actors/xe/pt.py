@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.dma_buf.fence import Fence
-from svm_actors.engine.errors import EAGAIN, PropertyFailed
+from svm_actors.engine.errors import EAGAIN, ENOMEM, PropertyFailed
 from svm_actors.gpu.address import Proto
 from svm_actors.gpu.page_table import GpuPageTable, GpuPte
 from svm_actors.mm.constants import TASK_PAGES
@@ -47,7 +47,18 @@ class XePt:
     # -- bind ------------------------------------------------------------------------
 
     async def bind_range(self, range_: XeSvmRange, read_only: bool) -> Fence:
-        """xe_vm_range_rebind: answers the fence of the update.  -EAGAIN when the pages moved."""
+        """xe_vm_range_rebind: answers the fence of the update.  -EAGAIN when the pages moved, -ENOMEM.
+
+        Out of memory once: again, with everybody else kept out who makes things resident.
+        """
+        try:
+            return await self._bind_once(range_, read_only)
+        except ENOMEM:
+            self.engine.count("vram.exclusive")
+            async with self.device.region.vram.validation.writing():
+                return await self._bind_once(range_, read_only)
+
+    async def _bind_once(self, range_: XeSvmRange, read_only: bool) -> Fence:
         async with self.vm.resv.lock:
             entries = await self._prepare(range_, read_only)
             by_cpu = self._may_use_cpu()
@@ -70,7 +81,8 @@ class XePt:
                 raise EAGAIN
             cursor = range_.pages.array
         assert cursor is not None
-        await gpusvm.might_reclaim("page tables")
+        await gpusvm.might_reclaim("page tables", "pgtable")
+        self.engine.faults.fail("fence")
         writable = self.vm.write_bit.writable
         return tuple(
             (range_.start + index, GpuPte.of(page.addr, writable(page, read_only), page.folio))
@@ -127,12 +139,13 @@ class XePt:
     # -- unbind ----------------------------------------------------------------------
 
     async def unbind_range(self, range_: XeSvmRange) -> None:
-        """xe_vm_range_unbind: queued, published, not waited for.
+        """xe_vm_range_unbind: queued, published, not waited for.  -ENOMEM.
 
         Entries that no notifier has zapped are flushed from the TLB too; the others have been.
         """
         if not range_.tile_present:
             return
+        self.engine.faults.fail("memory")
         async with self.vm.resv.lock:
             by_cpu = self._may_use_cpu()
             async with self.vm.svm.gpusvm.notifier_lock.reading():

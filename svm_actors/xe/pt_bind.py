@@ -121,6 +121,7 @@ class PtBind:
         await self.engine.step("alloc", self.vm.pt_tree, "page tables")
         try:
             allocate(self.engine, self.vm.memory, "page tables")
+            self.engine.faults.fail("pgtable")
             for op in self.ops:
                 self._prepare_op(op)
         except BaseException:
@@ -253,12 +254,12 @@ class PtBind:
 
     def _make_jobs(self) -> tuple[PtJob | None, TlbJob | None]:
         """Both jobs, or neither; each step of the way back undoes what was done, and no more (FEN-B24).  -ENOMEM."""
-        job = self._make_job()
+        job = None
         try:
+            job = self._make_job()
             return job, self._make_flush()
         except ENOMEM:
-            if job is not None:
-                job.cleanup()
+            self._abort(job)
             raise
 
     def _make_job(self) -> PtJob | None:
@@ -268,6 +269,7 @@ class PtBind:
             if self.queue_is_idle():
                 return None
             self.engine.count("VMB-R11")
+        self.engine.faults.fail("memory")
         job = PtJob(self.queue, self.prepared.updates)
         try:
             for fence in depends:
@@ -286,6 +288,7 @@ class PtBind:
         span = self.prepared.flush
         if span is None:
             return None
+        self.engine.faults.fail("memory")
         flush = TlbJob(self.queue, *self._flush_span(span))
         try:
             flush.prealloc_dependency()
@@ -327,7 +330,7 @@ class PtBind:
         return vma in self.vm.rebind_list or (vma.vm_bo is not None and vma.vm_bo.evicted)
 
     def _abort(self, *jobs: PtJob | TlbJob | None) -> None:
-        """xe_pt_update_ops_abort: nothing was written; the caller pins again and comes back."""
+        """xe_pt_update_ops_abort: nothing was written; the caller gives up, or pins again and comes back."""
         for job in jobs:
             if job is not None:
                 job.cleanup()
@@ -411,7 +414,7 @@ class PtBind:
             vma.present = False
         inherited = self._inherited()
         for piece, old in inherited.items():
-            piece.invalidated = old.invalidated
+            piece.invalidated = old.invalidated and old not in self.prepared.staged
         for vma in self.prepared.staged:
             vma.staged = False
             vma.present = not vma.destroyed
@@ -424,7 +427,8 @@ class PtBind:
         """Pieces whose entries are not written but those of a vma that was cut, with that vma.
 
         A piece that keeps entries keeps those that were zapped, too.  The digest is silent; were it forgotten, a
-        fault would find the piece valid and never bind it.
+        fault would find the piece valid and never bind it.  Unless an earlier operation of the array has written them
+        anew: a piece taken for zapped would be passed over by the next eviction.
         """
         return {
             piece: op.vma

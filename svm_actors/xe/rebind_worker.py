@@ -103,6 +103,7 @@ class RebindWorker:
             await exec_.until_all_locked(self._prepare)
             if not self._wanted():
                 return
+            self.engine.faults.fail("memory")
             new_fence = self.engine.parts.of(PreemptFence)
             fences = [(queue, new_fence(queue)) for queue in self.execs.queues if not queue.dead]
             await self.execs.make_valid(exec_)
@@ -127,6 +128,7 @@ class RebindWorker:
         """The body of the lock loop: may run several times."""
         vm, slots = self.vm, max(1, len(self.execs.queues))
         await vm.gpuvm.prepare_vm(exec_, slots)
+        self.check_all_let_go()
         self.deactivated = all(queue.idle for queue in self.execs.queues)
         if not self._wanted():
             return
@@ -140,8 +142,13 @@ class RebindWorker:
             fence = queue.preempt_fence
             if fence is not None and not queue.dead:
                 await fence.wait()
-                if isinstance(fence.error, ETIME):
-                    raise ETIME
+        self.check_all_let_go()
+
+    def check_all_let_go(self) -> None:
+        """A queue that was not off in time is dead itself by now, but nothing else ever tells its VM.  -ETIME."""
+        fences = [queue.preempt_fence for queue in self.execs.queues]
+        if any(fence is not None and isinstance(fence.error, ETIME) for fence in fences):
+            raise ETIME
 
     def still_valid(self) -> None:
         """VMB-R20: nothing went stale since it was pinned; notifier_lock is held until the fences are out."""

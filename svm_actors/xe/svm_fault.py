@@ -21,6 +21,7 @@ import attrs
 
 from svm_actors.drm.gpusvm_range import GpusvmCtx
 from svm_actors.drm.pagemap import DrmPagemap
+from svm_actors.drm.pagemap_ram import REFAULT_INTERVAL_NS
 from svm_actors.engine.errors import EACCES, EAGAIN, EFAULT, EOPNOTSUPP, EPERM, KernelError
 from svm_actors.gpu.fault import PageFault
 from svm_actors.mm.constants import PAGE_SHIFT
@@ -186,6 +187,7 @@ class SvmFault:
             self.timeslice_ns <<= 1
             if self.tries > 0 or not self.devmem_only:
                 self._note_retry(range_, error)
+                await self.let_process_die()
                 return False
             self.engine.count("SVM-S06")
             return True
@@ -214,6 +216,15 @@ class SvmFault:
         if self._last is not None and self._last[0] is range_ and self._last[1:] == attempt[1:]:
             self.engine.count("SVM-S01")
         self._last = attempt
+
+    async def let_process_die(self) -> None:
+        """SVM-R21: the OOM reaper has been here, so no walk will succeed; the retries end with the last user of the mm.
+
+        The kernel's worker spins until then.  A spinning task would keep those from running that it waits for.
+        Whoever insists on device memory has few tries, and ends by himself.
+        """
+        if self.vm.mm.unstable and not self.devmem_only:
+            await self.engine.sleep(REFAULT_INTERVAL_NS, "dying process")
 
     # -- F8 and F9 -------------------------------------------------------------------
 

@@ -11,9 +11,14 @@ A timer, where there is one, completes what is overdue with -ETIME.  A reset of 
 translations, so it completes everything without an error, and acknowledgements that come late are past
 (VMB-R26).
 
+Injected (:mod:`svm_actors.engine.faults`): the message of an acknowledgement is lost, or comes when the timer is due.
+The flush itself has been done: the driver completes what is overdue and goes on, and a flush that was not done would be
+memory in reach for ever, in the kernel too.
+
 Simplified: a widening is the hardware's, see :mod:`svm_actors.gpu.tlb_inval`, and there is no timer unless
-one is asked for, since the hardware loses no message by itself.  Messages are read in the interrupt; only where it
-is asked for, the worker of the channel has it now and then, and reads what came meanwhile, later (VMB-R27).
+one is asked for, or messages may be lost, which the hardware does not do by itself.  Messages are read in the
+interrupt; only where it is asked for, the worker of the channel has it now and then, and reads what came meanwhile,
+later (VMB-R27).
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import attrs
 
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.drm.sched_work import DelayedWork, Work, Workqueue
+from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import ECANCELED, ENOTRECOVERABLE, ETIME, KernelError, PropertyFailed
 from svm_actors.engine.locks import Mutex, SpinLock
 from svm_actors.gpu.events import TlbFlushed
@@ -43,6 +49,11 @@ ADDRESS_SPACE: Final = 1 << 36
 
 TIMEOUT_NS: Final = 250_000_000
 """What the driver gives a flush, without the estimate for the transport."""
+
+
+def timeout_where(engine: Engine) -> int | None:
+    """A timer runs where an acknowledgement may fail to come; elsewhere it would only be armed and disarmed."""
+    return TIMEOUT_NS if {"tlb-lost", "tlb-late"} & {*engine.faults.kinds} else None
 
 
 def seqno_past(recv: int, seqno: int) -> bool:
@@ -93,10 +104,12 @@ class XeTlbInval:
         """Sent so far."""
         self.refused: KernelError | None = None
         """Why the backend takes no messages: disabled by a reset (-ECANCELED) or wedged (-ENOTRECOVERABLE)."""
-        self.timeout = timeout
+        self.timeout = timeout if timeout is not None else timeout_where(gpu.engine)
         self.stats = TlbStatistics()
         self.shares_channel = False
         """The worker of the channel may have it when an acknowledgement comes: a choice each time."""
+        self._on_its_way: dict[int, None] = {}
+        """Numbers the hardware is asked for and has not answered."""
         self._unread: list[int] = []
         """Acknowledgements left to the worker."""
         self._channel = Workqueue(gpu.engine, f"{self.name}.channel")
@@ -136,10 +149,16 @@ class XeTlbInval:
             raise self.refused
         _number, done = await self.gpu.tlb_inval.call(message)
         fence.signaler = done.signaler
+        self._on_its_way[fence.seqno] = None
         done.add_callback(self._ack(fence.seqno))
 
     def _ack(self, seqno: int) -> Callable[[Fence], None]:
-        return lambda _done: self.heard(seqno)
+        def answered(_done: Fence) -> None:
+            self._on_its_way.pop(seqno, None)
+            if not self._goes_astray(seqno):
+                self.heard(seqno)
+
+        return answered
 
     async def send_failed(self, fence: TlbFence, error: KernelError) -> None:
         """Always signaled (VMB-B27, FEN-B23).  A reset under way, or a device given up, is no error: neither leaves
@@ -149,6 +168,25 @@ class XeTlbInval:
                 self.complete(fence, None if isinstance(error, ECANCELED | ENOTRECOVERABLE) else error)
 
     # -- acknowledgements ----------------------------------------------------------------
+
+    def _goes_astray(self, seqno: int) -> bool:
+        """The message is lost, or late: an injected fault.  Of no interest when nobody waits for it any more."""
+        fence, faults = self.pending.get(seqno), self.engine.faults
+        if fence is None:
+            return False
+        if faults.strike("tlb-lost"):
+            return True
+        if not faults.strike("tlb-late"):
+            return False
+        late = self._comes_late(seqno, fence.sent_at + (self.timeout or 0))
+        self.engine.spawn(late, f"{self.name}.late", parent=self.engine.current)
+        return True
+
+    async def _comes_late(self, seqno: int, moment: int) -> None:
+        """VMB-R26: just when the timer is due."""
+        await self.engine.sleep(moment - self.engine.now)
+        await self.engine.step("send", self, "late acknowledgement")
+        self.heard(seqno)
 
     def heard(self, seqno: int) -> None:
         """VMB-R27: the interrupt reads the message, unless the worker has the channel; then later ones may overtake."""
@@ -223,12 +261,17 @@ class XeTlbInval:
             self._timer.cancel()
 
     async def _timed_out(self) -> None:
-        """xe_tlb_inval_fence_timeout: those overdue end with -ETIME, up to the first that is not."""
+        """xe_tlb_inval_fence_timeout: those overdue end with -ETIME, up to the first that is not.
+
+        What the worker of the channel has still to read comes first.  The timer is no race of the hardware's: one
+        that is at work on a flush is slow only as far as the schedule goes, and gets the whole time once more.
+        """
+        await self._reader.wait_idle()
         async with self.pending_lock:
             for number in [*self.pending]:
                 left = self.pending[number].sent_at + (self.timeout or 0) - self.engine.now
-                if left > 0:
-                    self._timer.mod(left)
+                if left > 0 or number in self._on_its_way:
+                    self._timer.mod(left if left > 0 else self.timeout or 0)
                     return
                 self.engine.count("tlb.timeout")
                 self.complete(self.pending.pop(number), ETIME())

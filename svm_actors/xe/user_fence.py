@@ -15,12 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.dma_buf.fence import Fence
-from svm_actors.engine.errors import EINVAL
+from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.engine.locks import WaitQueue
 from svm_actors.gpu.program import Store
 from svm_actors.mm.constants import PAGE_SIZE
 from svm_actors.mm.cpu import cpu_write
-from svm_actors.mm.messages import SIGBUS, SIGSEGV
+from svm_actors.mm.messages import SIGBUS, SIGKILL, SIGSEGV
 from svm_actors.xe.wait_user_fence import WIDTH
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class UserFence:
         self.mark_signalled()
         try:
             await cpu_write(self.core, self.mm, self.addr, self.value.to_bytes(WIDTH, "little"))
-        except (SIGSEGV, SIGBUS):
+        except (SIGSEGV, SIGBUS, SIGKILL, ENOMEM):
             self.engine.count("ufence.unmapped")
         await self.engine.step("fence_signal", self.written)
         self.written.signal()

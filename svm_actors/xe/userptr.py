@@ -129,6 +129,7 @@ class Userptr:
         owner = self.owner
         self.vma = vma
         await self.engine.step("alloc", owner.pages, self.name)
+        self.engine.faults.fail("memory")
         await owner.core.call(IntervalNotifierInsert(self.notifier, owner.mm, self.start, self.npages))
         self.subscribed = True
         owner.live[self] = None

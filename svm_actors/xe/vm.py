@@ -121,7 +121,7 @@ class XeVm:
         write_bit: str = "capped",
         bind_by_gpu: bool = False,
     ) -> XeVm:
-        """A VM in fault mode that mirrors all of ``mm``; the options are :class:`XeVmConfig`'s.  -EINVAL."""
+        """A VM in fault mode that mirrors all of ``mm``; the options are :class:`XeVmConfig`'s.  -EINVAL, -ENOMEM."""
         config = XeVmConfig(
             placement,
             read_only,
@@ -133,6 +133,7 @@ class XeVm:
         )
         check_config(config)
         await device.engine.step("alloc", device, "vm")
+        device.engine.faults.fail("memory")
         vm = device.engine.parts.of(cls)(device, mm, device.new_asid(), config)
         device.pagemap.get()
         device.add_vm(vm)

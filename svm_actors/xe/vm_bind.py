@@ -100,7 +100,7 @@ async def vm_bind(
     """DRM_IOCTL_XE_VM_BIND.
 
     -EINVAL bad argument, -ENOENT closed or banned VM, -EOPNOTSUPP sync of the wrong kind, -EFAULT user memory
-    that is not there, -EBUSY a user fence of what goes is not signaled, -ENOMEM.  In fault mode -EAGAIN, after
+    that is not there, -EBUSY a user fence of what goes is not signaled, -ENOMEM, -EINTR.  In fault mode -EAGAIN, after
     which user space's wrapper calls again, never gets out of here.
     """
     while True:
@@ -121,6 +121,7 @@ async def _vm_bind(vm: XeBindVm, ops: Sequence[BindOp], queue: BindQueue | None,
         if queue is not None and (queue.vm is not vm or queue.killed):
             raise EINVAL
         vm.check_open()
+        vm.engine.faults.fail("memory")
         parsed = SyncList.parse(syncs, lr=vm.lr)
         try:
             ioctl = vm.engine.parts.of(vm.ioctl_class)(vm, queue or vm.default_queue, parsed)
@@ -206,6 +207,7 @@ class Ioctl:
     async def parse(self, op: BindOp) -> None:
         """vm_bind_ioctl_ops_create and parse, for one of the array."""
         gpuvm = self.vm.gpuvm
+        self.engine.faults.fail("memory")
         match op.kind:
             case BindKind.MAP | BindKind.MAP_USERPTR:
                 await self.map(op)
@@ -223,6 +225,7 @@ class Ioctl:
         vma = await self.new_vma(op)
         committed = len(self.bind_ops.ops)
         try:
+            self.engine.faults.fail("memory")
             made = self.vm.gpuvm.sm_map_ops_create(OpMap(op.addr, op.npages, vma.obj, vma.offset))
             await self.bind_ops.commit(made, vma)
         except KernelError:
@@ -235,6 +238,7 @@ class Ioctl:
 
     async def new_vma(self, op: BindOp) -> XeBindVma:
         """xe_vma_create; user memory is pinned here, before any reservation is taken.  -EFAULT."""
+        self.engine.faults.fail("memory")
         userptr = None
         read_only = bool(op.flags & BindFlag.READONLY)
         if op.kind is BindKind.MAP_USERPTR:
@@ -250,7 +254,7 @@ class Ioctl:
         """Every mapping of one object; nothing when it is not mapped here."""
         bo = op.bo
         assert bo is not None
-        await bo.resv.lock()
+        await bo.resv.lock_interruptible()
         try:
             mine = [vm_bo for vm_bo in bo.gpuva.bos if vm_bo.vm is self.vm.gpuvm]
             lists = [self.vm.gpuvm.bo_unmap_ops_create(vm_bo) for vm_bo in mine]
@@ -266,12 +270,14 @@ class Ioctl:
         """vm_bind_ioctl_ops_execute: lock everything, make it resident, update, publish."""
         vm = self.vm
         with self.engine.parts.of(DrmExec)(
-            self.engine, f"{vm.name}.bind", ignore_duplicates=True, memory=vm.memory, inject=vm.inject_contention
+            self.engine, f"{vm.name}.bind", interruptible=True, ignore_duplicates=True, memory=vm.memory,
+            inject=vm.inject_contention,
         ) as exec_:
             await exec_.until_all_locked(self._lock_and_prep)
             self.check_user_fences()
             if self.vm.lr:
                 await add_preempt_fences(self.vm, exec_)
+            self.engine.faults.fail("fence")  # for the one fence of it all: nothing may fail behind the next line
             bind = self.engine.parts.of(PtBind)(self.vm, self.queue, self.bind_ops.ops, self.syncs.in_fences)
             fences = await bind.run(exec_)
             await self._fini(fences)
@@ -318,7 +324,8 @@ class Ioctl:
     async def _fini(self, fences: list[Fence]) -> None:
         """vm_bind_ioctl_ops_fini: under the reservations still."""
         vm = self.vm
-        out = self._merged(fences)
+        with self.engine.faults.set_aside():
+            out = self._merged(fences)
         for op in self.bind_ops.ops:
             if op.kind is OpKind.REMAP and op.vma in vm.rebind_list:
                 vm.rebind_list.update(dict.fromkeys(op.new_vmas()))

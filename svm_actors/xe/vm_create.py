@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from svm_actors.engine.errors import EINVAL, ENOENT
+from svm_actors.engine.signals import restarting
 from svm_actors.xe.fault_vm import XeFaultVm
 from svm_actors.xe.vm import XeVmConfig
 from svm_actors.xe.vm_bind import BindOp, vm_bind
@@ -155,7 +157,9 @@ class XeFile:
         """DRM_IOCTL_XE_VM_BIND.  -EINVAL, -ENOENT unknown number; see :func:`svm_actors.xe.vm_bind.vm_bind`."""
         if args.extensions or args.pad or args.pad2 or any(args.reserved):
             raise EINVAL
-        await vm_bind(self.lookup(args.vm_id), args.ops, queue=args.queue, syncs=args.syncs)
+        vm = self.lookup(args.vm_id)
+        call = partial(vm_bind, vm, args.ops, queue=args.queue, syncs=args.syncs)
+        await restarting(self.device.engine, call)
 
     def lookup(self, vm_id: int) -> XeBindVm:
         """xe_vm_lookup.  -ENOENT."""

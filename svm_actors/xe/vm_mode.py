@@ -295,14 +295,15 @@ class XeBindVm:
             self.destroy_on(vma, None)
 
     async def unlink_locked(self, vma: XeBindVma) -> None:
-        """Off the object's list and the VM's lists, with both reservations."""
+        """Off the object's list and the VM's lists, with both reservations.  A way back: it does not fail."""
         async with keeping_out(self.device.region.vram):
             await self._unlink_locked(vma)
 
     async def _unlink_locked(self, vma: XeBindVma) -> None:
         obj = vma.obj
         assert obj is not None
-        with self.engine.parts.of(DrmExec)(self.engine, f"{self.name}.unlink", ignore_duplicates=True) as exec_:
+        new_exec = self.engine.parts.of(DrmExec)
+        with new_exec(self.engine, f"{self.name}.unlink", ignore_duplicates=True, room=2) as exec_:
 
             async def body(exec_: DrmExec) -> None:
                 await exec_.lock_obj(self.r_obj)

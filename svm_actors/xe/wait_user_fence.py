@@ -21,8 +21,9 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from svm_actors.engine.errors import EFAULT, EINVAL, EIO, ENOENT, ETIME
+from svm_actors.engine.errors import EFAULT, EINVAL, EIO, ENOENT, ERESTARTSYS, ETIME
 from svm_actors.engine.locks import WaitQueue
+from svm_actors.engine.signals import about_to_sleep, signal_pending
 from svm_actors.mm.messages import SIGBUS, SIGSEGV
 
 if TYPE_CHECKING:
@@ -112,15 +113,21 @@ class UfenceWait:
         """Whose death ends the wait."""
         self.deadline: int | None = None
         """Virtual time; None: never."""
+        caller = self.engine.current
+        assert caller is not None
+        self.thread = caller.thread
+        """Who sleeps."""
         self.woken = False
         """WQ_FLAG_WOKEN: something happened since the last look began."""
 
     async def run(self) -> None:
-        """Until the condition holds.  -EFAULT, -EIO, -ETIME."""
+        """Until the condition holds.  -EFAULT, -EIO, -ETIME, -ERESTARTSYS."""
         queue = self.vm.ufence_wq
         queue.add(self)
         try:
             while not await self._holds():
+                if signal_pending(self.engine):
+                    raise ERESTARTSYS
                 if self.queue is not None and self.queue.dead:
                     raise EIO
                 if self.deadline is not None and self.deadline <= self.engine.now:
@@ -142,13 +149,15 @@ class UfenceWait:
         """wait_woken.  The look is over and the waiter not yet asleep: only the mark keeps a wake-up."""
         queue = self.vm.ufence_wq
         await self.engine.step("read", queue, "woken")
+        if not self.woken:
+            about_to_sleep(self.engine)
         if self.deadline is None:
             await queue.wait_event(self._is_woken)
         else:
             await queue.wait_event_timeout(self._is_woken, self.deadline - self.engine.now)
 
     def _is_woken(self) -> bool:
-        return self.woken
+        return self.woken or self.thread.signal
 
 
 def deadline_of(now: int, timeout: int, flags: int) -> int | None:
@@ -175,7 +184,7 @@ async def wait_user_fence(
     ``timeout`` in virtual ns.  Answers what is left of a relative one, an absolute or negative one as it is.
     With ``queue`` the death of that queue ends the wait, unless the value is there.
     -EINVAL unknown flag or operation, odd address; -ENOENT no such queue; -EFAULT no memory there; -EIO dead
-    queue; -ETIME.
+    queue; -ETIME; -ERESTARTSYS, after which a relative timeout goes on with what is left of it.
     """
     if flags & ~KNOWN_FLAGS or op not in COMPARE or addr % WIDTH:
         raise EINVAL
