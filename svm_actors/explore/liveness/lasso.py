@@ -25,6 +25,8 @@ from svm_actors.explore.liveness.fair import Turns, Walks
 from svm_actors.explore.liveness.temperature import Temperature
 from svm_actors.explore.snapshot import pending, state_of
 
+LOOKS: Final = 200
+"""Whole states compared by one hunt, at most: where so many differ, something grows and nothing comes round."""
 ROUNDS: Final = 3
 """How often a cycle is gone round: once to find it, the rest to confirm it."""
 
@@ -93,7 +95,7 @@ class Hunt:
         self._mark: _Mark | None = None
         self._power = 1
         self._rounds = 0
-        self._period = 0
+        self._looks = 0
         self._trail: list[str] = []
         self._ran: dict[str, None] = {}
         self._throughout: set[int] = set()
@@ -151,11 +153,12 @@ class Hunt:
         """The cheap comparison first."""
         assert self._engine is not None
         assert self._heat is not None
-        return (
-            look == mark.look
-            and self._heat.done == mark.done
-            and state_of(self._engine, oracles=False) == mark.state
-        )
+        if look != mark.look or self._heat.done != mark.done:
+            return False
+        self._looks += 1
+        if self._looks > LOOKS:
+            raise Escaped(f"no state came round in {LOOKS} that looked like it")
+        return state_of(self._engine, oracles=False) == mark.state
 
     def _remember(self, engine: Engine, heat: Temperature, look: tuple[object, ...], enabled: set[int]) -> None:
         state = state_of(engine, oracles=False)

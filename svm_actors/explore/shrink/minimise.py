@@ -35,7 +35,7 @@ from svm_actors.world import Config
 
 SECONDS: Final = 60.0
 """How long a shrinking may take when nobody says otherwise."""
-SPINNING: Final = {"budget": (20_000,), "livelock": (100, 300, 1000, 3000, 20_000)}
+SPINNING: Final = {"budget": (20_000,), "livelock": (100, 1000, 20_000)}
 """Step budgets tried for the shrunk run, the least first, by what the failure amounts to.  A spent step budget is told
 by steps that no program of a few dozen operations makes unless it spins; a livelock by its cycle, which a fair schedule
 enters from where the run is cut off, however soon that is."""
@@ -98,8 +98,8 @@ def _begin(
     kept = split_name(subject.name)[1]
     whole = subject if kept is None else subject.keeping(None)
     settings = attrs.evolve(token_settings(known), strategy=STRATEGY)
-    spins = again.failure is not None and again.failure.kind in SPINNING
-    case, first = _first(Case(whole, settings, known.seed, known.bugs, judging=spins), kept, again)
+    livelock = again.failure is not None and again.failure.kind == "livelock"
+    case, first = _first(Case(whole, settings, known.seed, known.bugs, judging=livelock), kept, again)
     return Shrinker(case, first, seconds=seconds, runs=runs, progress=progress)
 
 
