@@ -82,14 +82,14 @@ class Tree:
             os.utime(path, (status.st_atime, status.st_mtime))
 
 
-def judge(tree: Path, rungs: Sequence[Rung], *, compile_files: bool = False) -> Verdict:
+def judge(tree: Path, rungs: Sequence[Rung]) -> Verdict:
     """Climb until a rung notices something.  Call it only where the package is not imported yet."""
     begin = time.monotonic()
     reader, writer = os.pipe()
     process = os.fork()
     if not process:
         os.close(reader)
-        _child(tree, rungs, writer, compile_files)
+        _child(tree, rungs, writer)
     os.close(writer)
     try:
         rung, noticed = _listen(reader, rungs, process)
@@ -130,11 +130,11 @@ def _listen(reader: int, rungs: Sequence[Rung], process: int) -> tuple[str, str]
                 return "", ""
 
 
-def _child(tree: Path, rungs: Sequence[Rung], writer: int, compile_files: bool) -> None:
+def _child(tree: Path, rungs: Sequence[Rung], writer: int) -> None:
     """Everything the forked process does; it does not return."""
     try:
         os.setpgid(0, 0)
-        _settle(tree, compile_files)
+        _settle(tree)
         _say(writer, "ready")
         for rung in rungs:
             _say(writer, f"begin {rung.name}")
@@ -160,13 +160,12 @@ def _climb(rung: Rung) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def _settle(tree: Path, compile_files: bool) -> None:
+def _settle(tree: Path) -> None:
     """Live in the copy, say nothing, leave nothing behind."""
     sys.path[:] = [str(tree), *(entry for entry in sys.path if entry not in ("", str(Path.cwd())))]
     os.chdir(tree)
-    sys.dont_write_bytecode = not compile_files
-    if not compile_files:
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     output = os.open(str(tree.parent / "output.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     silence = os.open(os.devnull, os.O_RDONLY)

@@ -4,14 +4,17 @@ What cosmic-ray changes is a *place*: some characters of one operator of one lin
 ``==`` becomes each of eight other comparisons), of which one is drawn, so that no place weighs more than another.
 
 No mutant is what cannot change behaviour whatever the code around it does: a change inside an annotation (none is
-evaluated here) or inside a docstring, and ``==`` for ``is`` or the reverse, which here are the same: identities are
-compared with None and with members of enums, and small numbers.
+evaluated here) or a docstring, what is imported for the type checker alone, and ``==`` for ``is`` or the reverse, which
+here are the same: identities are compared with None and with members of enums, and small numbers.
+
+Places are drawn by a checksum of their line and the seed, so that most of a sample stays when a module changes.
 """
 
 from __future__ import annotations
 
 import ast
-import random
+import difflib
+import hashlib
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -80,17 +83,17 @@ def _work(path: Path) -> Iterator[tuple[Span, str, int]]:
 
 
 def silent_spans(text: str) -> list[Span]:
-    """Annotations and docstrings."""
+    """Annotations, docstrings and the questions whether types are checked."""
     found: list[ast.expr] = []
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.AnnAssign):
-            found.append(node.annotation)
-        elif isinstance(node, ast.arg) and node.annotation is not None:
+        if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation is not None:
             found.append(node.annotation)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
             found.append(node.returns)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             found.append(node.value)
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            found.append(node.test)
     return [_span(node) for node in found]
 
 
@@ -108,11 +111,25 @@ def quotas(sizes: dict[str, int], total: int) -> dict[str, int]:
 
 def drawn(path: Path, module: str, known: Sequence[Place], count: int, seed: int) -> list[Mutant]:
     """A sample of the module's mutants, at most one of each place, in the order of the places."""
-    dice = random.Random(f"{seed}/{module}")
-    chosen = sorted(dice.sample(range(len(known)), count))
     text = path.read_text(encoding="utf-8")
-    made = (_mutated(text, dice.choice(known[index].changes)) for index in chosen)
+    lots = lots_of(text.splitlines(), known, f"{seed}/{module}")
+    chosen = sorted(sorted(range(len(known)), key=lots.__getitem__)[:count])
+    made = (_mutated(text, known[index].changes[lots[index] % len(known[index].changes)]) for index in chosen)
     return numbered(described(text, module, name, changed) for name, changed in made)
+
+
+def lots_of(lines: Sequence[str], known: Sequence[Place], seed: str) -> list[int]:
+    """A number for each place that depends on its line, and on how often that line came before, alone."""
+    seen: dict[str, int] = {}
+    found = []
+    for place in known:
+        (line, column), _ = place.span
+        family = place.changes[0][0].partition("_")[0]
+        text = f"{seed}/{lines[line - 1].strip()}/{column}/{family}"
+        seen[text] = seen.get(text, 0) + 1
+        digest = hashlib.blake2b(f"{text}/{seen[text]}".encode(), digest_size=8).digest()
+        found.append(int.from_bytes(digest, "big"))
+    return found
 
 
 def _mutated(text: str, change: tuple[str, int]) -> tuple[str, str]:
@@ -129,9 +146,12 @@ def _mutated(text: str, change: tuple[str, int]) -> tuple[str, str]:
 def described(text: str, module: str, operator: str, changed: str) -> Mutant:
     """A mutant and its key."""
     old, new = text.splitlines(), changed.splitlines()
-    shorter = min(len(old), len(new))
-    line = next((index for index in range(shorter) if old[index] != new[index]), shorter - 1)
-    before, after = old[line].strip(), new[line].strip()
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    edits = [code[1:] for code in matcher.get_opcodes() if code[0] != "equal"]
+    gone = [index for start, end, _, _ in edits for index in range(start, end) if old[index].strip()]
+    come = [index for _, _, start, end in edits for index in range(start, end) if new[index].strip()]
+    line = gone[0]
+    before, after = old[line].strip(), new[come[0]].strip() if come else ""
     check = zlib.crc32(f"{before}\n{after}".encode())
     key = f"{module} {function_at(text, line + 1)} {operator} {check:08x}"
     return Mutant(key, module, line + 1, before, after, changed)

@@ -1,25 +1,29 @@
 """Are small mistakes in the model noticed?  A run of the mutation tester cosmic-ray, and the table of it.
 
 * ``python -m benchmarks mutation``: how many mutants the kept run noticed;
-* ``python -m benchmarks mutation --sample 160 [--modules drm/gpusvm.py ...]``: judge a seeded sample of the mutants
-  that were not judged yet and write docs/mutation.md.  It may be interrupted and started again.  ``--again`` judges
-  the survivors once more, after tests were added.
+* ``python -m benchmarks mutation --sample 140 [--modules drm/gpusvm.py ...]``: judge those of a seeded sample of
+  mutants that were not judged yet and write docs/mutation.md.  It may be interrupted and started again.  ``--again``
+  judges the survivors once more, after tests were added; ``--rungs`` leaves rungs out;
+* ``python -m benchmarks mutation --check``: the model itself has to hold on every rung.
 
 It needs the extra ``mutation``.  What is mutated: gpusvm, the pagemap, notifiers, device migration, and faults and
 invalidation of xe.  A mutant is noticed by a test or by a fuzz run (:mod:`benchmarks._rungs`); what no rung notices is
-judged by hand in benchmarks/mutation_judgements.txt: ``equivalent``, when no program can tell the mutant from the model,
-or ``missed``.  A result counts as long as the mutated module stays as it was.
+judged by hand in benchmarks/mutation_judgements.txt: ``equivalent``, when no program can tell the mutant from the
+model, or ``missed``.  A result counts as long as the mutated module stays as it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
+import hashlib
 import importlib
 import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +39,7 @@ PAGE: Final = ROOT / "docs" / "mutation.md"
 STORE: Final = ROOT / "benchmarks" / "mutation.jsonl"
 MEASURED: Final = ROOT / "benchmarks" / "mutation_measured.json"
 JUDGEMENTS: Final = ROOT / "benchmarks" / "mutation_judgements.txt"
-SAMPLE: Final = 160
+SAMPLE: Final = 140
 SEED: Final = 1
 GOAL: Final = 0.85
 """Part of the mutants that change behaviour that has to be noticed."""
@@ -52,8 +56,8 @@ GLOBS: Final = (
     "xe/garbage.py",
 )
 RUNGS: Final = ("import", "near fuzz", "witnesses", "tests", "whole fuzz")
-PREPARED: Final = ("attrs", "click", "hypothesis", "msgspec", "pytest", "rich", "sortedcontainers", "trio")
-"""Packages imported once, before processes are forked."""
+PREPARED: Final = ("attrs", "click", "msgspec", "pytest", "rich", "sortedcontainers", "trio")
+"""Packages imported once, before processes are forked; not those whose tests pytest rewrites (hypothesis)."""
 
 
 @attrs.frozen
@@ -182,37 +186,44 @@ def row_of(mutant: Mutant, verdict: Verdict) -> Row:
     return Row(*texts, verdict.rung, verdict.noticed, verdict.seconds)
 
 
-def make_rows(store: Store, mutants: Sequence[Mutant], *, again: bool) -> None:
-    """Judge those that were not judged yet, and with ``again`` the survivors."""
+def make_rows(store: Store, mutants: Sequence[Mutant], rungs: Sequence[str] = RUNGS) -> None:
+    """Judge mutants on some of the rungs, one after the other."""
     from benchmarks._rungs import ladder
 
-    made = {mutant.key: store.get(mutant.key) for mutant in mutants}
-    missing = [m for m in mutants if (row := made[m.key]) is None or (again and not row.rung)]
-    if not missing:
-        return
+    with prepared_tree() as tree:
+        for number, mutant in enumerate(mutants, 1):
+            chosen = [rung for rung in ladder(mutant.module) if rung.name in rungs]
+            with tree.changed(f"svm_actors/{mutant.module}", mutant.source):
+                row = row_of(mutant, judge(tree.path, chosen))
+            store.add(row)
+            print(f"{number:>4}/{len(mutants)} {row.seconds:6.1f} s  {row.rung or 'NOTHING':<10} {row.key}", flush=True)
+
+
+@contextmanager
+def prepared_tree() -> Iterator[Tree]:
+    """A copy of the project in which the package is compiled, and what judging needs beside it imported."""
     for name in PREPARED:
         importlib.import_module(name)
     if "svm_actors" in sys.modules:
         raise RuntimeError("the package is imported already: mutants of it would not be seen")
     with tempfile.TemporaryDirectory() as folder:
         tree = Tree(ROOT, Path(folder))
-        for group in sorted({mutant.module.partition("/")[0] for mutant in missing}):
-            check_unchanged(tree, next(m.module for m in missing if m.module.startswith(group)))
-        for number, mutant in enumerate(missing, 1):
-            with tree.changed(f"svm_actors/{mutant.module}", mutant.source):
-                row = row_of(mutant, judge(tree.path, ladder(mutant.module)))
-            store.add(row)
-            print(f"{number:>4}/{len(missing)} {row.seconds:6.1f} s  {row.rung or 'SURVIVED':<10} {row.key}", flush=True)
+        compileall.compile_dir(tree.path / "svm_actors", quiet=1)
+        yield tree
 
 
-def check_unchanged(tree: Tree, module: str) -> None:
+def check_unchanged(wanted: Sequence[str]) -> bool:
     """The model itself must hold on every rung, or nothing that a rung notices means anything."""
-    from benchmarks._rungs import ladder
+    from benchmarks._rungs import kind, ladder
 
-    verdict = judge(tree.path, ladder(module), compile_files=True)
-    print(f"unchanged  {verdict.seconds:6.1f} s  {verdict.rung or 'holds':<10} as for {module}", flush=True)
-    if verdict.rung:
-        raise RuntimeError(f"the unchanged model fails at {verdict.rung}: {verdict.noticed}")
+    held = True
+    with prepared_tree() as tree:
+        for begin, module in {kind(module): module for module in wanted}.items():
+            verdict = judge(tree.path, ladder(module))
+            held = held and not verdict.rung
+            text = f"FAILS at {verdict.rung}: {verdict.noticed}" if verdict.rung else "holds"
+            print(f"{begin:<20} {verdict.seconds:6.1f} s  the unchanged model {text}", flush=True)
+    return held
 
 
 # -- the page ------------------------------------------------------------------------------
@@ -220,10 +231,11 @@ def check_unchanged(tree: Tree, module: str) -> None:
 
 HEAD: Final = """# Are small mistakes in the model noticed?
 
-The mutation tester cosmic-ray makes mutants: copies of a module in which one operator, comparison, constant, condition,
-loop, handler or decorator is another.  Of the {places} places in these modules that it can change, with {mutants} mutants,
-{drawn} were drawn with the seed {seed}, one mutant of each place.  Changes of annotations and docstrings, and `==` for
-`is`, are no mutants here.  Each was judged by these rungs, in this order, until one noticed it:
+The mutation tester cosmic-ray makes mutants: copies of a module in which one operator, comparison, constant,
+condition, loop, handler or decorator is another.  Of the {places} places in these modules that it can change, with
+{mutants} mutants, {drawn} were drawn with the seed {seed}, one mutant of each place.  Changes of annotations and
+docstrings, of what is imported for the type checker alone, and `==` for `is`, are no mutants here.  Each was judged by
+these rungs, in this order, until one noticed it:
 
 * *import*: the package can be imported;
 * *near fuzz*: 150 runs of the targets nearest to the module;
@@ -308,33 +320,44 @@ def run() -> list[Result]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; exit 1 when less than the goal is noticed."""
+    """The command; exit 1 when less than the goal is noticed, or when the model itself does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks mutation")
     parser.add_argument("--sample", type=int, default=SAMPLE, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=SEED, help="of the sample")
     parser.add_argument("--modules", nargs="+", choices=modules(), default=modules(), metavar="MODULE")
-    parser.add_argument("--again", action="store_true", help="judge survivors once more")
+    parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=RUNGS, metavar="RUNG", help="only these")
+    parser.add_argument("--again", action="store_true", help="judge survivors once more that are not equivalent")
     parser.add_argument("--list", action="store_true", help="show what is drawn and judge nothing")
+    parser.add_argument("--check", action="store_true", help="judge the model itself and no mutant")
     parser.add_argument("--store", type=Path, default=STORE, help="results made so far")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     parser.add_argument("--measured", type=Path, default=MEASURED, help="where the run is kept")
     options = parser.parse_args(arguments)
+    if options.check:
+        return 0 if check_unchanged(options.modules) else 1
     mutants, sizes, counts = sample(options.modules, options.sample, options.seed)
     if options.list:
         print("\n".join(f"{m.key}\n  {m.line}: {m.before}\n  -> {m.after}" for m in mutants))
         return 0
-    store = Store(options.store, {module: stamp(module) for module in options.modules})
-    make_rows(store, mutants, again=options.again)
+    store, judgements = Store(options.store, {module: stamp(module) for module in options.modules}), read_judgements()
+    missing = [mutant for mutant in mutants if is_missing(store.get(mutant.key), judgements, options.again)]
+    if missing:
+        make_rows(store, missing, options.rungs)
     rows = tuple(row for mutant in mutants if (row := store.get(mutant.key)) is not None)
-    measured, judgements = Measured(options.seed, sizes, counts, rows), read_judgements()
+    measured = Measured(options.seed, sizes, counts, rows)
     write_measured(measured, options.measured)
     options.page.write_text(page(measured, judgements), encoding="utf-8")
     print(f"wrote {options.page}: {rate(measured, judgements):.1%}")
     return 0 if rate(measured, judgements) >= GOAL else 1
 
 
+def is_missing(row: Row | None, judgements: dict[str, Judgement], again: bool) -> bool:
+    """Whether a mutant has to be judged: it never was, or it survived and it is worth another try."""
+    if row is None:
+        return True
+    return again and not row.rung and not (row.key in judgements and judgements[row.key].equivalent)
+
+
 def stamp(module: str) -> str:
     """Of a module's text."""
-    import hashlib
-
     return hashlib.blake2b((PACKAGE / module).read_bytes(), digest_size=16).hexdigest()
