@@ -11,6 +11,7 @@ to disk while a mutant is judged.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import select
@@ -39,7 +40,7 @@ class Rung:
 
     name: str
     """As the table calls it."""
-    seconds: int
+    seconds: float
     """Processor time it may take; more is a hang."""
     climb: Callable[[], str]
     """Runs it in the forked process; the answer is what it noticed, nothing when all held."""
@@ -151,7 +152,7 @@ def _child(tree: Path, rungs: Sequence[Rung], writer: int) -> None:
 def _climb(rung: Rung) -> str:
     """Within its time, and an error is noticed as well."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    allowed = int(spent.ru_utime + spent.ru_stime) + 1 + rung.seconds
+    allowed = math.ceil(spent.ru_utime + spent.ru_stime + rung.seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     try:
         return rung.climb()

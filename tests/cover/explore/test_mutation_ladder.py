@@ -26,7 +26,7 @@ def _imports() -> str:
     return ""
 
 
-RUNGS = [Rung("import", 5, _imports), Rung("halves", 1, _halves)]
+RUNGS = [Rung("import", 5, _imports), Rung("halves", 0.3, _halves)]
 
 
 @pytest.fixture
