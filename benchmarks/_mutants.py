@@ -113,9 +113,23 @@ def drawn(path: Path, module: str, known: Sequence[Place], count: int, seed: int
     """A sample of the module's mutants, at most one of each place, in the order of the places."""
     text = path.read_text(encoding="utf-8")
     lots = lots_of(text.splitlines(), known, f"{seed}/{module}")
-    chosen = sorted(sorted(range(len(known)), key=lots.__getitem__)[:count])
-    made = (_mutated(text, known[index].changes[lots[index] % len(known[index].changes)]) for index in chosen)
-    return numbered(described(text, module, name, changed) for name, changed in made)
+    made: dict[int, tuple[str, str]] = {}
+    for index in sorted(range(len(known)), key=lots.__getitem__):
+        name, changed = _mutated(text, known[index].changes[lots[index] % len(known[index].changes)])
+        if is_python(changed):
+            made[index] = name, changed
+        if len(made) == count:
+            break
+    return numbered(described(text, module, *made[index]) for index in sorted(made))
+
+
+def is_python(text: str) -> bool:
+    """A parameter list's lone ``*`` is taken for an operator: what comes of it is no mutant."""
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
 
 
 def lots_of(lines: Sequence[str], known: Sequence[Place], seed: str) -> list[int]:

@@ -15,7 +15,7 @@ from benchmarks._ladder import Rung
 
 STEPS: Final = 50_000
 """Step budget of a run: some fifty times what one takes.  A run that spends it is noticed."""
-NEAR: Final = 150
+NEAR: Final = 60
 """Runs of the nearest targets."""
 WHOLE: Final = 500
 """Runs of the built-in mix."""

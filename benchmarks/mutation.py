@@ -238,7 +238,7 @@ docstrings, of what is imported for the type checker alone, and `==` for `is`, a
 these rungs, in this order, until one noticed it:
 
 * *import*: the package can be imported;
-* *near fuzz*: 150 runs of the targets nearest to the module;
+* *near fuzz*: 60 runs of the targets nearest to the module;
 * *witnesses*: one run of every witness;
 * *tests*: the tests nearest to the module;
 * *whole fuzz*: 500 runs of the built-in mix.
