@@ -45,6 +45,9 @@ MIGRATE: Final = tuple(
     f"tests/cover/mm/test_{name}.py" for name in ("migrate_device", "entry_matrix", "entry_transitions", "races_pages")
 )
 
+WINDOWS: Final = ("tests/explore/test_windows_svm.py", "tests/explore/test_windows_mm.py")
+"""Every race's window is reached: what only counts them is noticed here."""
+
 NEAREST: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = (
     ("drm/gpusvm", ALONE, GPUSVM),
     ("drm/pagemap", ALONE, PAGEMAP),
@@ -76,6 +79,7 @@ def ladder(module: str) -> list[Rung]:
         Rung("near fuzz", 60, partial(fuzzed, targets, NEAR, "near")),
         Rung("witnesses", 60, partial(fuzzed, ("witnesses",), None, "witnesses")),
         Rung("tests", 120, partial(tested, tests)),
+        Rung("windows", 120, partial(tested, WINDOWS)),
         Rung("whole fuzz", 120, partial(fuzzed, ("default",), WHOLE, "whole")),
     ]
 

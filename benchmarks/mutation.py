@@ -55,7 +55,7 @@ GLOBS: Final = (
     "xe/svm_range.py",
     "xe/garbage.py",
 )
-RUNGS: Final = ("import", "near fuzz", "witnesses", "tests", "whole fuzz")
+RUNGS: Final = ("import", "near fuzz", "witnesses", "tests", "windows", "whole fuzz")
 PREPARED: Final = ("attrs", "click", "msgspec", "pytest", "rich", "sortedcontainers", "trio")
 """Packages imported once, before processes are forked; not those whose tests pytest rewrites (hypothesis)."""
 
@@ -241,6 +241,7 @@ these rungs, in this order, until one noticed it:
 * *near fuzz*: 60 runs of the targets nearest to the module;
 * *witnesses*: one run of every witness;
 * *tests*: the tests nearest to the module;
+* *windows*: the tests that every race's window is reached;
 * *whole fuzz*: 500 runs of the built-in mix.
 
 What survived was judged by hand: *equivalent* is what no program can tell from the model, the rest was missed.  A run
@@ -290,7 +291,8 @@ def page(measured: Measured, judgements: dict[str, Judgement]) -> str:
 
 def table(measured: Measured, judgements: dict[str, Judgement]) -> list[str]:
     """One line a module."""
-    lines = [f"| module | places | drawn | {' | '.join(RUNGS)} | equivalent | missed |", "|---|" + "---:|" * 9]
+    names = ("module", "places", "drawn", *RUNGS, "equivalent", "missed")
+    lines = [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
     for module in [*measured.places, ""]:
         rows = [row for row in measured.rows if not module or row.module == module]
         by_rung = Counter(row.rung for row in rows)

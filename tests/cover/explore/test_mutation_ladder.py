@@ -121,7 +121,7 @@ def test_the_rate_leaves_out_what_is_equivalent() -> None:
     assert rate(measured, judgements) == 2 / 3
     text = page(measured, judgements)
     assert "**2 of 3 mutants that change behaviour were noticed: 66.7%**" in text
-    assert "| m.py | 9 | 4 | 1 | 0 | 0 | 1 | 0 | 1 | 1 |" in text
+    assert "| m.py | 9 | 4 | 1 | 0 | 0 | 1 | 0 | 0 | 1 | 1 |" in text
     assert "`k2`: **equivalent**." in text
     assert "`k3`: **not judged**." in text
     assert "`k1`" not in text

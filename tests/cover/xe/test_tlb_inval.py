@@ -72,7 +72,34 @@ def test_numbers_go_round_and_zero_is_skipped() -> None:
     run(scenario)
 
 
+def test_numbers_have_twenty_bits() -> None:
+    async def scenario(world: World) -> None:
+        client = Silent(world.gpu().gpu)
+        client.seqno, client.seqno_recv = 0xFFFFF, 0xFFFFE
+        for _ in range(2):
+            await client.submit(1, 0, 1)
+        assert pending_numbers(client) == [0xFFFFF, 1]
+        assert client.before(1) == 0xFFFFF
+        client.done(1)
+
+    run(scenario)
+
+
 # -- acknowledgements ----------------------------------------------------------------------
+
+
+def test_the_worker_reads_acknowledgements_in_the_order_in_which_they_came() -> None:
+    """VMB-R27: then none of those it reads completes another."""
+
+    async def scenario(world: World) -> None:
+        client = Silent(world.gpu().gpu)
+        fences = [await client.submit(1, page, page + 1) for page in range(3)]
+        client._unread += [1, 2, 3]
+        await client._read()
+        assert all(fence.signaled for fence in fences)
+        assert (client.stats.completed, client.stats.coalesced, client.stats.past) == (3, 0, 0)
+
+    run(scenario)
 
 
 def test_one_acknowledgement_completes_everything_before_it() -> None:
