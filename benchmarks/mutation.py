@@ -245,7 +245,7 @@ these rungs, in this order, until one noticed it:
 * *whole fuzz*: 500 runs of the built-in mix.
 
 What survived was judged by hand: *equivalent* is what no program can tell from the model, the rest was missed.  A run
-that spends fifty times its usual steps, a process that hangs or ends, count as noticed; the unchanged model holds on
+that spends twenty times its usual steps, a process that hangs or ends, count as noticed; the unchanged model holds on
 every rung.
 
 **{killed} of {changing} mutants that change behaviour were noticed: {rate:.1%}** (the goal is {goal:.0%});
