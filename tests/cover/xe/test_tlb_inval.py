@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from svm_bench import attempt, every, hit, run
+from svm_bench import BASE, attempt, every, hit, run, start
 
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.engine.actor import Message
 from svm_actors.engine.errors import EIO, ENOTRECOVERABLE, ETIME
+from svm_actors.gpu.events import TlbFlushed
 from svm_actors.gpu.tlb_inval import InvalidateTlb
+from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.world import World
 from svm_actors.xe.tlb_inval import SEQNO_MAX, TIMEOUT_NS, XeTlbInval, seqno_past
 
@@ -263,6 +265,22 @@ def test_a_reset_completes_everything_and_late_answers_are_past() -> None:
 
     for result in every(scenario, 10):
         assert result.counters["VMB-R26"] == 2
+
+
+def test_a_reset_drops_every_translation_of_every_address_space() -> None:
+    flushed: list[TlbFlushed] = []
+
+    async def scenario(world: World) -> None:
+        _process, vm = await start(world)
+        await vm.load(BASE)
+        device = world.gpu()
+        assert list(device.gpu.tlb.entries())
+        world.engine.listeners.append(lambda event: flushed.append(event) if isinstance(event, TlbFlushed) else None)
+        await device.driver.tlb_inval.reset()
+        assert not list(device.gpu.tlb.entries())
+        assert [(event.asid, event.start, event.end) for event in flushed] == [(vm.vm.asid, 0, TASK_PAGES)]
+
+    run(scenario)
 
 
 def test_resets_at_any_moment_of_submissions() -> None:
