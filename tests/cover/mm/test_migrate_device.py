@@ -65,6 +65,8 @@ def test_a_busy_page_stays_and_is_restored(reason):
             busy.lru = False  # somebody else has isolated it
         assert await device.to_device(0, 2) == 1
         assert kinds(rig, 2) == ["PRESENT*", "DEVICE_*"]
+        rig.core.lru.drain_now()
+        assert busy.lru is (reason != "isolated")
         if reason == "locked":
             await rig.engine.join(holder)
         elif reason == "pinned":
