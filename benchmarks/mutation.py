@@ -30,7 +30,7 @@ from typing import Any, Final
 import attrs
 
 from benchmarks import Result
-from benchmarks._ladder import Tree, Verdict, judge
+from benchmarks._ladder import Rung, Tree, Verdict, judge
 from benchmarks._mutants import Mutant, drawn, places, quotas
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -55,7 +55,9 @@ GLOBS: Final = (
     "xe/svm_range.py",
     "xe/garbage.py",
 )
-RUNGS: Final = ("import", "near fuzz", "witnesses", "tests", "windows", "whole fuzz")
+IMPORT: Final = "import"
+TESTS: Final = "tests"
+RUNGS: Final = (IMPORT, "near fuzz", "witnesses", TESTS, "windows", "whole fuzz")
 PREPARED: Final = ("attrs", "click", "msgspec", "pytest", "rich", "sortedcontainers", "trio")
 """Packages imported once, before processes are forked; not those whose tests pytest rewrites (hypothesis)."""
 
@@ -187,16 +189,30 @@ def row_of(mutant: Mutant, verdict: Verdict) -> Row:
 
 
 def make_rows(store: Store, mutants: Sequence[Mutant], rungs: Sequence[str] = RUNGS) -> None:
-    """Judge mutants on some of the rungs, one after the other."""
-    from benchmarks._rungs import ladder
+    """Judge mutants on some of the rungs, one after the other.
+
+    RuntimeError when a test of this copy fails without any mutant: then no failure would mean anything.
+    """
+    from benchmarks._rungs import kind, ladder
 
     with prepared_tree() as tree:
+        trusted: set[str] = set()
         for number, mutant in enumerate(mutants, 1):
             chosen = [rung for rung in ladder(mutant.module) if rung.name in rungs]
+            if kind(mutant.module) not in trusted:
+                trusted.add(kind(mutant.module))
+                must_hold(tree, mutant.module, [rung for rung in chosen if rung.name in (IMPORT, TESTS)])
             with tree.changed(f"svm_actors/{mutant.module}", mutant.source):
                 row = row_of(mutant, judge(tree.path, chosen))
             store.add(row)
             print(f"{number:>4}/{len(mutants)} {row.seconds:6.1f} s  {row.rung or 'NOTHING':<10} {row.key}", flush=True)
+
+
+def must_hold(tree: Tree, module: str, rungs: Sequence[Rung]) -> None:
+    """Of the model as it is.  RuntimeError says what fails."""
+    verdict = judge(tree.path, rungs) if rungs else Verdict("", "", 0.0)
+    if verdict.rung:
+        raise RuntimeError(f"{verdict.rung} for {module} fail without a mutant: {verdict.noticed}")
 
 
 @contextmanager
