@@ -67,8 +67,18 @@ def test_the_window_is_clipped_to_the_vma() -> None:
 
     counts = run(body).engine.counters
     assert counts["PGM-R09"] == 1
-    # All that the window has was collected: the rest of the allocation is not somebody else's.
-    assert counts["PGM-R01"] == 0
+
+
+def test_what_lives_elsewhere_is_not_what_somebody_else_has() -> None:
+    """PGM-R01 is counted when a page of the window could not be had, not when the allocation has others."""
+
+    async def body(machine: Machine) -> None:
+        at = await in_vram(machine)
+        await machine.move(at + 2, 2, at + 64)
+        assert await machine.read(at, 2) == [1, 2]
+        assert machine.where(at, 2) + machine.where(at + 64, 2) == "rr00"
+
+    assert run(body).engine.counters["PGM-R01"] == 0
 
 
 def test_after_mremap_a_window_moves_only_pages_of_its_own_allocation() -> None:
