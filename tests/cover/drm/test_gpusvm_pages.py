@@ -243,6 +243,7 @@ def test_a_mapping_error_unmaps_exactly_what_was_mapped(failing: int, windows: b
         async with machine.unchanged():
             assert await machine.get(range_) == ("ENOMEM" if windows else "EFAULT")
         assert range_.pages.flags == PagesFlags()
+        assert machine.engine.counters["SVM-R43"] == (failing > 0)
         assert await machine.get(range_) == "ok"
         assert len(range_.pages.entries) == 4
 

@@ -280,6 +280,22 @@ def test_a_range_that_is_there_is_returned_as_it_is() -> None:
     run(body)
 
 
+def test_a_cut_is_counted_only_where_the_vma_ends_inside_the_range() -> None:
+    """SVM-R37."""
+
+    async def body(machine: Svm) -> None:
+        await machine.map(16)
+        cuts = []
+        await machine.find(BASE + 4)
+        for page in (15, 3, 7, 4):
+            await machine.protect(BASE + page, 1, Prot.READ)
+            await machine.find(BASE + 5)
+            cuts.append(machine.engine.counters["SVM-R37"])
+        assert cuts == [0, 0, 1, 2]
+
+    run(body)
+
+
 # -- notifiers ------------------------------------------------------------------------------
 
 

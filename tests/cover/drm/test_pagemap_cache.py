@@ -80,6 +80,22 @@ def test_what_the_shrinker_has_taken_is_made_anew() -> None:
     held(body)
 
 
+def test_the_one_that_nobody_has_used_for_longest_goes_first() -> None:
+    async def body(world: World, region: CachedRegion) -> None:
+        regions = [region, CachedRegion(world), CachedRegion(world)]
+        pagemaps = [await look_up(each) for each in regions]
+        for index in (1, 0, 2):
+            regions[index].cache.shrinker = region.shrinker
+            pagemaps[index].put()
+            await world.settle()
+        assert await region.shrinker.scan()
+        assert [pagemap.destroyed for pagemap in pagemaps] == [False, True, False]
+        while await region.shrinker.scan():
+            pass
+
+    held(body)
+
+
 @pytest.mark.parametrize("in_use", [False, True])
 def test_removal_takes_an_inactive_one_and_leaves_an_active_one_to_its_users(in_use: bool) -> None:
     async def body(world: World, region: CachedRegion) -> None:

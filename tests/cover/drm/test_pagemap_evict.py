@@ -65,6 +65,7 @@ def test_one_pass_empties_an_idle_allocation() -> None:
 
     counts = run(body).engine.counters
     assert (counts["evict"], counts["evict.pass"], counts["migrate.to_ram"]) == (1, 1, 0)
+    assert counts["SVM-R20"] == 0
 
 
 def test_eviction_reaches_every_process_and_every_place() -> None:
@@ -82,7 +83,7 @@ def test_eviction_reaches_every_process_and_every_place() -> None:
         await machine.write(at, 9, mm=child)
         assert await machine.read(at + 67, 4) == [1, 2, 3, 4]
 
-    run(body)
+    assert run(body).engine.counters["SVM-R20"] == 4
 
 
 def test_eviction_ignores_the_timeslice() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pagemap_bench import Machine, counted, every, run
 
+from svm_actors.drm.pagemap_events import DevmemFilled, DevmemPlaced
 from svm_actors.drm.pagemap_migrate import MigrateDetails
 from svm_actors.drm.pagemap_zdd import Devmem
 from svm_actors.engine.errors import EBUSY, EINVAL, ENOENT, ENOMEM, KernelError
@@ -250,6 +251,29 @@ def test_device_to_device_is_copied_by_the_source() -> None:
     machines = list(every(body, gpus=2))
     # The target's clear may still run when the source's engine gets its job: only the fence orders them.
     assert counted(machines, "PGM-R08")
+
+
+def test_who_is_at_it_can_be_seen_only_while_it_is() -> None:
+    """What window events ask for: an allocation being filled, and one that another device copies from."""
+
+    async def body(machine: Machine) -> None:
+        seen: list[tuple[str, bool, bool]] = []
+
+        def note(event: object) -> None:
+            if isinstance(event, DevmemPlaced | DevmemFilled):
+                seen.append((type(event).__name__, event.devmem.filling, event.devmem.filled))
+
+        machine.engine.listeners.append(note)
+        at = await machine.map(4)
+        await machine.write(at, 1, 2, 3, 4)
+        assert await machine.populate(at, 4, gpu=0) == "ok"
+        source = machine.zdd(at)
+        assert (source.devmem.filling, source.d2d_sources) == (False, 0)
+        assert await machine.populate(at, 4, gpu=1) == "ok"
+        assert source.d2d_sources == 0
+        assert seen == [("DevmemPlaced", True, False), ("DevmemFilled", False, True)] * 2
+
+    run(body, gpus=2)
 
 
 def test_a_mixed_window_is_copied_batch_by_batch() -> None:

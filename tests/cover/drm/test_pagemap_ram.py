@@ -69,6 +69,18 @@ def test_the_window_is_clipped_to_the_vma() -> None:
     assert counts["PGM-R09"] == 1
 
 
+def test_what_lives_elsewhere_is_not_what_somebody_else_has() -> None:
+    """PGM-R01 is counted when a page of the window could not be had, not when the allocation has others."""
+
+    async def body(machine: Machine) -> None:
+        at = await in_vram(machine)
+        await machine.move(at + 2, 2, at + 64)
+        assert await machine.read(at, 2) == [1, 2]
+        assert machine.where(at, 2) + machine.where(at + 64, 2) == "rr00"
+
+    assert run(body).engine.counters["PGM-R01"] == 0
+
+
 def test_after_mremap_a_window_moves_only_pages_of_its_own_allocation() -> None:
     """PGM-R10: moved to an odd place, one aligned window holds pages of two allocations."""
 
@@ -307,11 +319,14 @@ def test_two_processes_fault_on_shared_device_pages() -> None:
         pass
 
 
-def test_the_handler_answers_a_stale_fault_with_nothing() -> None:
+@pytest.mark.parametrize("now_there", ["hole", "ram"])
+def test_the_handler_answers_a_stale_fault_with_nothing(now_there: str) -> None:
     """PGM-R01: the window was taken before; the handler returns and the access is tried again."""
 
     async def body(machine: Machine) -> None:
         at = await in_vram(machine, 2)
+        await machine.map(1, at=at + 64)
+        await machine.write(at + 64, 9)
         folio = machine.folio(at)
         async with machine.mm.mmap_lock.reading():
             vma = machine.mm.find_vma(at)
@@ -325,6 +340,8 @@ def test_the_handler_answers_a_stale_fault_with_nothing() -> None:
             seen = vma.mm.page_table.get(at)
             assert seen is not None
             vma.mm.page_table.clear(at)
+            if now_there == "ram":
+                vma.mm.page_table.set(at, machine.mm.page_table.get(at + 64))
             fault = VmFault(machine.mm, vma, at, False, folio)
             machine.core.allocator.fail_next = 1
             await machine.pagemap.migrate_to_ram(fault)

@@ -70,6 +70,15 @@ def test_the_last_put_completes_detached_then_releases() -> None:
     assert (region.live_zdds, region.allocations, region.refs) == (0, 0, 1)
 
 
+def test_an_allocation_that_was_never_filled_is_in_no_timeslice() -> None:
+    async def body(machine: Machine) -> None:
+        _region, _log, devmem = allocation()
+        assert machine.engine.now == 0
+        assert not machine.pagemap.to_ram.in_timeslice(devmem)
+
+    run(body)
+
+
 def test_one_put_too_many_is_noticed() -> None:
     _, _, devmem = allocation()
     zdd = Zdd(devmem)

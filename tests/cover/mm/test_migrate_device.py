@@ -28,6 +28,19 @@ def test_pages_and_holes_go_and_come_back_with_their_data():
     Rig().run(body)
 
 
+def test_a_filled_hole_is_one_more_page_of_the_process():
+    async def body(rig):
+        device = ToyDevice(rig)
+        await rig.write(0, 7)
+        assert rig.mm.rss.anon == 1
+        await device.to_device(0, 4)
+        assert rig.mm.rss.anon == 4
+        await rig.read(2)
+        assert rig.mm.rss.anon == 4
+
+    Rig().run(body)
+
+
 @pytest.mark.parametrize("reason", ["locked", "pinned", "isolated"])
 def test_a_busy_page_stays_and_is_restored(reason):
     async def body(rig):
@@ -52,6 +65,8 @@ def test_a_busy_page_stays_and_is_restored(reason):
             busy.lru = False  # somebody else has isolated it
         assert await device.to_device(0, 2) == 1
         assert kinds(rig, 2) == ["PRESENT*", "DEVICE_*"]
+        rig.core.lru.drain_now()
+        assert busy.lru is (reason != "isolated")
         if reason == "locked":
             await rig.engine.join(holder)
         elif reason == "pinned":

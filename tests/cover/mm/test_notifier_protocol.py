@@ -24,6 +24,29 @@ def test_a_subscription_made_in_peace_never_waits():
     Rig().run(body)
 
 
+def test_callbacks_come_in_the_order_of_addresses_and_of_insertion_where_these_are_equal():
+    calls = []
+
+    class Named(Recorder):
+        async def invalidate(self, notifier, event, seq):
+            calls.append(notifier.name)
+            return await super().invalidate(notifier, event, seq)
+
+    async def body(rig):
+        await rig.core.call(m.IntervalNotifierRemove(rig.recorder.notifier))
+        made = [(Named(name), page) for name, page in (("b", 5), ("a", 1), ("d", 9), ("c", 5))]
+        for recorder, page in made:
+            await rig.core.call(m.IntervalNotifierInsert(recorder.notifier, rig.mm, FIRST + page, 4))
+        event = clear(rig, 0, 16)
+        await rig.mm.subscriptions.invalidate_range_start(event)
+        await rig.mm.subscriptions.invalidate_range_end(event)
+        for recorder, _page in made:
+            await rig.core.call(m.IntervalNotifierRemove(recorder.notifier))
+
+    Rig().run(body)
+    assert calls == ["a", "b", "c", "d"]
+
+
 def test_all_overlapping_writers_share_one_odd_period():
     async def body(rig):
         subs, sub = rig.mm.subscriptions, rig.recorder.notifier

@@ -62,6 +62,22 @@ def test_user_memory_is_bound_by_a_fault_and_again_after_a_change() -> None:
     list(every(scenario, 10))
 
 
+def test_where_memory_of_the_process_is_shown() -> None:
+    """Bound user memory and no other, whatever part of it is asked for."""
+
+    async def scenario(world: World) -> None:
+        _process, vm, addr = await with_user_memory(world, 3)
+        first, shown = addr // PAGE, VPN + USER
+        assert vm.vm.gpu_spans(first, first + 3) == []
+        await vm.load(at(USER))
+        assert vm.vm.gpu_spans(first, first + 3) == [(shown, shown + 3)]
+        assert vm.vm.gpu_spans(first + 1, first + 9) == [(shown + 1, shown + 3)]
+        assert vm.vm.gpu_spans(first + 3, first + 9) == []
+        assert vm.vm.gpu_spans(first - 2, first) == []
+
+    list(every(scenario, 3))
+
+
 def test_a_null_mapping_is_bound_by_a_fault() -> None:
     async def scenario(world: World) -> None:
         _process, vm = await start_fault(world)
@@ -83,7 +99,8 @@ def test_an_evicted_object_loses_its_entries_and_comes_back_by_a_fault() -> None
         assert await vm.load(at(OBJECT), 4) == b"here"
         assert (bo.in_vram, entries(vm, OBJECT, 2)) == (True, "ww")
 
-    list(every(scenario, 10))
+    # Nobody unbinds it meanwhile (VMB-R09).
+    assert all("VMB-R09" not in result.counters for result in every(scenario, 10))
 
 
 @pytest.mark.parametrize("evicted", [False, True])

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from svm_bench import BASE, MS, PAGE, VPN, bound, page, ranges, run, spans, start, where
 
-from svm_actors.engine.errors import BY_NUMBER, EINVAL, ENOENT
+from svm_actors.drm.gpusvm_range import GpusvmCtx
+from svm_actors.engine.errors import BY_NUMBER, EFAULT, EINVAL, ENOENT
 from svm_actors.gpu.fault import Access
 from svm_actors.gpu.program import AtomicAdd, GpuFault, Load, Store
 from svm_actors.mm.constants import Vm
@@ -179,6 +180,31 @@ def test_an_atomic_without_room_is_refused_after_three_tries() -> None:
     counters = run(scenario, vram_pages=4).counters
     assert counters["migrate.attempt"] == 3
     assert counters["gpu.retry.get_pages.EFAULT"] == 2
+
+
+def test_pages_that_were_pulled_back_stay_four_times_as_long_the_next_time() -> None:
+    """SVM-R10: the stay is doubled by each migration, and once more by each failure to get the pages."""
+    stays: list[int] = []
+
+    async def scenario(world: World) -> None:
+        _process, vm = await start(world)
+        svm = vm.vm.svm
+        migrate, get = svm.alloc_vram, svm.get_pages
+
+        async def noted(range_: Any, ctx: GpusvmCtx, target: Any) -> None:
+            stays.append(ctx.timeslice_ns)
+            await migrate(range_, ctx, target)
+
+        async def twice_too_late(range_: Any, ctx: GpusvmCtx) -> None:
+            if len(stays) < 3:
+                raise EFAULT
+            await get(range_, ctx)
+
+        svm.alloc_vram, svm.get_pages = noted, twice_too_late  # type: ignore[method-assign]
+        assert await vm.atomic_add(BASE, 1) == 0
+
+    run(scenario)
+    assert stays == [5 * MS, 20 * MS, 80 * MS]
 
 
 # -- errors ---------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ def test_nothing_runs_before_it_is_needed() -> None:
         await device.create_vm(world.process())
         await world.settle()
         assert not workers(world)
+        assert len([task.id for task in world.engine.tasks.values() if "pagefault" in task.id]) == 1
         await vm.load(BASE)
         assert workers(world) == {f"gpu0.pagefault{vm.vm.asid % QUEUE_COUNT}"}
 

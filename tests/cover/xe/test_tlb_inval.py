@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from svm_bench import attempt, every, hit, run
+from svm_bench import BASE, attempt, every, hit, run, start
 
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.engine.actor import Message
 from svm_actors.engine.errors import EIO, ENOTRECOVERABLE, ETIME
+from svm_actors.gpu.events import TlbFlushed
 from svm_actors.gpu.tlb_inval import InvalidateTlb
+from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.world import World
 from svm_actors.xe.tlb_inval import SEQNO_MAX, TIMEOUT_NS, XeTlbInval, seqno_past
 
@@ -72,7 +74,34 @@ def test_numbers_go_round_and_zero_is_skipped() -> None:
     run(scenario)
 
 
+def test_numbers_have_twenty_bits() -> None:
+    async def scenario(world: World) -> None:
+        client = Silent(world.gpu().gpu)
+        client.seqno, client.seqno_recv = 0xFFFFF, 0xFFFFE
+        for _ in range(2):
+            await client.submit(1, 0, 1)
+        assert pending_numbers(client) == [0xFFFFF, 1]
+        assert client.before(1) == 0xFFFFF
+        client.done(1)
+
+    run(scenario)
+
+
 # -- acknowledgements ----------------------------------------------------------------------
+
+
+def test_the_worker_reads_acknowledgements_in_the_order_in_which_they_came() -> None:
+    """VMB-R27: then none of those it reads completes another."""
+
+    async def scenario(world: World) -> None:
+        client = Silent(world.gpu().gpu)
+        fences = [await client.submit(1, page, page + 1) for page in range(3)]
+        client._unread += [1, 2, 3]
+        await client._read()
+        assert all(fence.signaled for fence in fences)
+        assert (client.stats.completed, client.stats.coalesced, client.stats.past) == (3, 0, 0)
+
+    run(scenario)
 
 
 def test_one_acknowledgement_completes_everything_before_it() -> None:
@@ -236,6 +265,22 @@ def test_a_reset_completes_everything_and_late_answers_are_past() -> None:
 
     for result in every(scenario, 10):
         assert result.counters["VMB-R26"] == 2
+
+
+def test_a_reset_drops_every_translation_of_every_address_space() -> None:
+    flushed: list[TlbFlushed] = []
+
+    async def scenario(world: World) -> None:
+        _process, vm = await start(world)
+        await vm.load(BASE)
+        device = world.gpu()
+        assert list(device.gpu.tlb.entries())
+        world.engine.listeners.append(lambda event: flushed.append(event) if isinstance(event, TlbFlushed) else None)
+        await device.driver.tlb_inval.reset()
+        assert not list(device.gpu.tlb.entries())
+        assert [(event.asid, event.start, event.end) for event in flushed] == [(vm.vm.asid, 0, TASK_PAGES)]
+
+    run(scenario)
 
 
 def test_resets_at_any_moment_of_submissions() -> None:
