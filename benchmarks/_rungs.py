@@ -30,7 +30,7 @@ ALONE: Final = (*MEMORY, *STORIES, *RACES)
 FAULT: Final = ("fault-bind", "svm-and-bind", "random-tight", "close")
 """Targets whose VMs in fault mode hold objects and user memory as well."""
 
-_SVM: Final = ("fault", "pagefault", "invalidate", "close", "suspected", "write_bit")
+_SVM: Final = ("bind", "fault", "pagefault", "invalidate", "close", "suspected", "write_bit")
 XE_SVM: Final = tuple(f"tests/cover/xe/test_svm_{name}.py" for name in _SVM)
 XE_FAULT: Final = ("tests/cover/xe/test_fault_vm.py", "tests/cover/xe/test_fault_vm_races.py")
 GPUSVM: Final = tuple(
