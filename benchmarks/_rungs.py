@@ -6,6 +6,8 @@ Nothing here imports the package before a rung is climbed (:mod:`benchmarks._lad
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -28,7 +30,7 @@ ALONE: Final = (*MEMORY, *STORIES, *RACES)
 FAULT: Final = ("fault-bind", "svm-and-bind", "random-tight", "close")
 """Targets whose VMs in fault mode hold objects and user memory as well."""
 
-_SVM: Final = ("fault", "pagefault", "invalidate", "close", "suspected", "write_bit")
+_SVM: Final = ("bind", "fault", "pagefault", "invalidate", "close", "suspected", "write_bit")
 XE_SVM: Final = tuple(f"tests/cover/xe/test_svm_{name}.py" for name in _SVM)
 XE_FAULT: Final = ("tests/cover/xe/test_fault_vm.py", "tests/cover/xe/test_fault_vm_races.py")
 GPUSVM: Final = tuple(
@@ -94,22 +96,35 @@ def imported(dotted: str) -> str:
 
 def fuzzed(targets: tuple[str, ...], executions: int | None, seed: str) -> str:
     """The first failure of a campaign.  Without a number of runs each target gets one."""
-    from svm_actors.explore import run
     from svm_actors.explore.campaign import Finding, fuzz
     from svm_actors.explore.targets import resolve
-
-    # A spent budget is noticed whatever it is called, and to judge whether it is a livelock takes much longer.
-    run.judged = lambda result: result
 
     def tell(finding: Finding) -> None:
         raise Noticed(finding.failure.headline)
 
     count = executions or sum(len(resolve(target)) for target in targets)
     try:
-        fuzz(targets, executions=count, seed=seed, step_budget=STEPS, on_failure=tell)
+        with unjudged():
+            fuzz(targets, executions=count, seed=seed, step_budget=STEPS, on_failure=tell)
     except Noticed as found:
         return str(found)
     return ""
+
+
+@contextmanager
+def unjudged() -> Iterator[None]:
+    """A spent budget is noticed whatever it is called, and to judge whether it is a livelock takes much longer.
+
+    Only for campaigns: there are tests of the judgement.
+    """
+    from svm_actors.explore import run
+
+    judged = run.judged
+    run.judged = lambda result: result
+    try:
+        yield
+    finally:
+        run.judged = judged
 
 
 class FirstFailure:

@@ -226,6 +226,19 @@ def test_a_failing_unbind_kills_the_vm() -> None:
     assert (counters["vm.killed"], counters["gc.error.EIO"]) == (1, 1)
 
 
+def test_one_thread_collects_whatever_dies() -> None:
+    async def scenario(world: World) -> None:
+        process, vm = await start(world, 8, chunk_pages=(4, 1), check_pages_threshold=0)
+        for index in (0, 4):
+            await vm.load(BASE + index * PAGE)
+        for index in (0, 4):
+            await process.munmap(BASE + index * PAGE, 4 * PAGE)
+            await world.settle()
+        assert [task.id for task in world.engine.tasks.values() if ".gc" in task.id] == ["gpu0.vm1.gc"]
+
+    assert run(scenario).counters["gc.range"] == 2
+
+
 def test_dead_ranges_are_collected_without_any_fault() -> None:
     """The work item does it, on a thread of its own."""
 

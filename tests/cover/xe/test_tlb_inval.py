@@ -123,6 +123,19 @@ def test_one_acknowledgement_completes_everything_before_it() -> None:
     run(scenario)
 
 
+def test_an_interrupt_that_has_the_channel_to_itself_reads_at_once() -> None:
+    """VMB-R27: nothing is left to the worker, and there is nothing to choose."""
+
+    async def scenario(world: World) -> None:
+        client = Silent(world.gpu().gpu)
+        for page in range(6):
+            fence = await client.submit(1, page, page + 1)
+            client.heard(page + 1)
+            assert fence.signaled
+
+    list(every(scenario, 5))
+
+
 @given(st.lists(st.integers(1, 8), max_size=12))
 def test_whatever_order_acknowledgements_come_in_each_fence_signals_once(order: list[int]) -> None:
     """INV-VMB-12: signaled are exactly those up to the highest number heard."""
