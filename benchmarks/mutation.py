@@ -261,10 +261,13 @@ these rungs, in this order, until one noticed it:
 * *windows*: the tests that every race's window is reached;
 * *whole fuzz*: 500 runs of the built-in mix.
 
-What survived was judged by hand: *equivalent* is what no program can tell from the model, the rest was missed.  A run
-that spends twenty times its usual steps, a process that hangs or ends, count as noticed; the unchanged model holds on
-every rung.  What a sample showed to be missed has got a test since, so its rate says what was reached; how much the
-tests notice that were not written for it is what a run with another seed says.
+What survived was judged by hand: *equivalent* is what no program can tell from the model, the rest was missed.  What
+survived up to *tests* and was judged equivalent then need not have been taken to the last two rungs.  A run that spends
+twenty times its usual steps, a process that hangs or ends, count as noticed; the unchanged model has to hold on every
+rung (`--check`).
+
+What a sample showed to be missed has got a test since, so its rate says what was reached; how much the tests notice
+that were not written for it is what a run with another seed says.
 
 **{killed} of {changing} mutants that change behaviour were noticed: {rate:.1%}** (the goal is {goal:.0%});
 {equivalent} are equivalent.
