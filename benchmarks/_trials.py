@@ -15,7 +15,6 @@ Results of other strategies or programs than these, by the digest of their sourc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, lru_cache
@@ -24,6 +23,7 @@ from typing import Final
 
 import attrs
 
+from benchmarks._kept import keep, kept
 from benchmarks._rates import GrowingPct, Maker, counted, profile_of
 from svm_actors.engine.chooser import Chooser
 from svm_actors.explore import puzzles, strategies
@@ -155,9 +155,8 @@ class Store:
         self.path = path
         self.stamp = stamp or sources()
         self._known: dict[Key, list[Result]] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._read(json.loads(line))
+        for entry in kept(path):
+            self._read(entry)
 
     def _read(self, entry: dict[str, object]) -> None:
         if entry.pop("sources") == self.stamp:
@@ -173,8 +172,7 @@ class Store:
         """Keep a result."""
         self._remember(result)
         entry = {**attrs.asdict(result.key), "cap": result.cap, "first": result.first, "steps": result.steps}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**entry, "sources": self.stamp}) + "\n")
+        keep(self.path, {**entry, "sources": self.stamp})
 
     def get(self, key: Key, cap: int) -> Result | None:
         """What is known of a trial under this cap; None when it has to be made."""

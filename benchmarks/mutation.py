@@ -26,11 +26,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 from benchmarks import Result
+from benchmarks._kept import keep, kept
 from benchmarks._ladder import Rung, Tree, Verdict, judge
 from benchmarks._mutants import Mutant, drawn, places, quotas
 
@@ -124,17 +125,14 @@ class Store:
         self.path = path
         self.stamps = stamps
         self._rows: dict[str, Row] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                entry: dict[str, Any] = json.loads(line)
-                if entry.pop("stamp") == stamps.get(entry["module"]):
-                    self._rows[entry["key"]] = Row(**entry)
+        for entry in kept(path):
+            if entry.pop("stamp") == stamps.get(entry["module"]):
+                self._rows[entry["key"]] = Row(**entry)
 
     def add(self, row: Row) -> None:
         """Keep a row."""
         self._rows[row.key] = row
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**attrs.asdict(row), "stamp": self.stamps[row.module]}) + "\n")
+        keep(self.path, {**attrs.asdict(row), "stamp": self.stamps[row.module]})
 
     def get(self, key: str) -> Row | None:
         """The row, if it was made."""

@@ -13,16 +13,16 @@ to judge counts as not necessary.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 import svm_actors
 from benchmarks import Result, seconds
+from benchmarks._kept import keep, kept
 from benchmarks.bugs import stamp
 from svm_actors.bugs import BUGS
 from svm_actors.explore.campaign import EXECUTIONS
@@ -117,18 +117,15 @@ class Store:
         self.path = path
         self.sources = sources
         self._rows: dict[Key, Row] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                entry: dict[str, Any] = json.loads(line)
-                if entry.pop("sources") == sources:
-                    row = Row(**{**entry, "key": Key(**entry["key"])})
-                    self._rows[row.key] = row
+        for entry in kept(path):
+            if entry.pop("sources") == sources:
+                row = Row(**{**entry, "key": Key(**entry["key"])})
+                self._rows[row.key] = row
 
     def add(self, row: Row) -> None:
         """Keep a row."""
         self._rows[row.key] = row
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**attrs.asdict(row), "sources": self.sources}) + "\n")
+        keep(self.path, {**attrs.asdict(row), "sources": self.sources})
 
     def get(self, key: Key) -> Row | None:
         """The row, if it was made."""

@@ -229,9 +229,9 @@ class HwContext:
         """Let go of it, its place in the program saved, and say so.  The answer may be overtaken by a reset."""
         asked_after = self._resets
         self.on = self._off_wanted = False
-        if self._loses_answer():
+        if self._withholds_answer("ack-lost"):
             return
-        if self._delays_answer():
+        if self._withholds_answer("ack-late"):
             self.engine.spawn(self._answer_late(asked_after), f"{self.name}.late", parent=self.engine.current)
             return
         await self._answer(asked_after)
@@ -241,14 +241,9 @@ class HwContext:
         self.answers_late = asked_after != self._resets
         self.on_off_ack()
 
-    def _loses_answer(self) -> bool:
+    def _withholds_answer(self, kind: str) -> bool:
         """An injected fault."""
-        self._silent = self.ack_patience is not None and self.engine.faults.strike("ack-lost")
-        return self._silent
-
-    def _delays_answer(self) -> bool:
-        """An injected fault."""
-        self._silent = self.ack_patience is not None and self.engine.faults.strike("ack-late")
+        self._silent = self.ack_patience is not None and self.engine.faults.strike(kind)
         return self._silent
 
     async def _answer_late(self, asked_after: int) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from svm_actors.explore.failure import Failure
 from svm_actors.explore.run import Run, check_token, replay, token_settings
 from svm_actors.explore.shrink import choices
 from svm_actors.explore.shrink.arguments import lower_arguments
@@ -94,29 +95,28 @@ def _begin(
 ) -> Shrinker:
     """Make the recorded run again and take it as the best so far."""
     again = replay(subject, known, backend="direct")
-    _check_reproduced(again, known)
+    failure = _reproduced(again, known)
     kept = split_name(subject.name)[1]
     whole = subject if kept is None else subject.keeping(None)
     settings = attrs.evolve(token_settings(known), strategy=STRATEGY)
-    livelock = again.failure is not None and again.failure.kind == "livelock"
-    case, first = _first(Case(whole, settings, known.seed, known.bugs, judging=livelock), kept, again)
+    judging = failure.kind == "livelock"
+    case, first = _first(Case(whole, settings, known.seed, known.bugs, judging), kept, again, failure)
     return Shrinker(case, first, seconds=seconds, runs=runs, progress=progress)
 
 
-def _first(case: Case, kept: frozenset[int] | None, run: Run) -> tuple[Case, Recording]:
+def _first(case: Case, kept: frozenset[int] | None, run: Run, failure: Failure) -> tuple[Case, Recording]:
     """The run by name; of one that spins only its beginning, as short as it shows that it spins."""
-    failure = run.failure
-    for budget in SPINNING.get(failure.kind, ()) if failure is not None else ():
+    for budget in SPINNING.get(failure.kind, ()):
         if budget < case.settings.step_budget:
             short = attrs.evolve(case, settings=attrs.evolve(case.settings, step_budget=budget))
             first = short.record(kept, Recorder(Replay(run.tape, run.arity)))
-            if failure is not None and FailureClass.of(failure).holds(first.run.failure):
+            if FailureClass.of(failure).holds(first.run.failure):
                 return short, first
     return case, case.record(kept, Recorder(Replay(run.tape, run.arity)))
 
 
-def _check_reproduced(again: Run, known: Token) -> None:
-    """Raise NotReproduced unless the run fails, with the recorded trace."""
+def _reproduced(again: Run, known: Token) -> Failure:
+    """How the run fails.  NotReproduced unless it does, with the recorded trace."""
     failure = again.failure
     if failure is not None and failure.rule == "ReplayMismatch":
         raise NotReproduced(f"{known.target} does not do what the token recorded: {failure.message}")
@@ -124,6 +124,7 @@ def _check_reproduced(again: Run, known: Token) -> None:
         raise NotReproduced(f"{known.target} does not do what the token recorded: its trace is another")
     if failure is None:
         raise NotReproduced(f"{known.target} held: there is no failure to shrink")
+    return failure
 
 
 def _all_passes(shrinker: Shrinker) -> bool:
