@@ -29,7 +29,7 @@ from svm_actors.engine.chooser import Chooser
 from svm_actors.explore import puzzles, strategies
 from svm_actors.explore.determinism import digest
 from svm_actors.explore.puzzles import PUZZLES, Puzzle, run_puzzle
-from svm_actors.explore.strategies import Pct, Pos, RandomWalk, Surw, Urw
+from svm_actors.explore.strategies import FairPct, Pct, Pos, RandomWalk, Surw, Urw
 from svm_actors.explore.strategies.pct import cycled_depth
 from svm_actors.explore.strategies.portfolio import member_of
 from svm_actors.explore.strategies.profile import Canonical
@@ -117,7 +117,7 @@ def _maker(name: str, column: str) -> Maker:
 
     def make(seed: int | str) -> Chooser:
         member = member_of(seed)
-        if member == Pct.name:
+        if member == FairPct.name:  # no program of these is long enough for the walk to begin
             return Pct(seed, cycled_depth(seed), horizon)
         return makers(name)[others[member]](seed)
 

@@ -4,7 +4,7 @@ An *edge* is a change of state.  Everything here is a listener of the model's ev
 announces an op, draws a choice or changes anything the model can see.
 
 * ``pte``: entries of the CPU page tables, in the states of core_mm section 3 with the writable bit
-  (``present``, ``present+w``) and the closed one (``-``); a table notes its own edges (:class:`WatchedTable`);
+  (``present``, ``present+w``) and the closed one (``-``);
 * ``tlb``: what a GPU TLB holds for a page: where it leads (``system``, ``vram``, ``p2p``), writable or not;
 * ``range``: GPU ranges: the flags of gpusvm section 1.3, whether pages are valid, whether they are mapped;
   looked at when an invalidation of their pages has returned and when one of their pages was filled;
@@ -23,9 +23,9 @@ from svm_actors.drm.gpusvm_range import GpusvmRange
 from svm_actors.gpu.events import TlbFilled, TlbFlushed
 from svm_actors.gpu.page_table import GpuPte
 from svm_actors.mm.constants import TASK_PAGES
-from svm_actors.mm.events import MmCreated, RangeChanged, RangeChanging
+from svm_actors.mm.events import EntryChanged, RangeChanged, RangeChanging
 from svm_actors.mm.mmu_notifier import InvalidateReturned
-from svm_actors.mm.page_table import PageTable, Pte
+from svm_actors.mm.page_table import Pte
 
 if TYPE_CHECKING:
     from svm_actors.world import World
@@ -36,24 +36,6 @@ REMEMBERED: Final = 8
 """Changes of one address space that the next one is compared with."""
 
 Edge = tuple[str, str]
-
-
-class WatchedTable(PageTable):
-    """A CPU page table that notes the edges of its entries: what was there and what is put there."""
-
-    def __init__(self, name: str, edges: list[tuple[Pte | None, Pte | None]]) -> None:
-        super().__init__(name)
-        self._edges = edges
-
-    def set(self, vpn: int, pte: Pte) -> None:
-        """Write an entry."""
-        self._edges.append((self.get(vpn), pte))
-        super().set(vpn, pte)
-
-    def clear(self, vpn: int) -> None:
-        """Remove an entry."""
-        self._edges.append((self.get(vpn), None))
-        super().clear(vpn)
 
 
 def pte_state(pte: Pte | None) -> str:
@@ -94,14 +76,14 @@ class Edges:
             InvalidateReturned: self._invalidated,
             TlbFilled: self._filled,
             TlbFlushed: self._flushed,
-            MmCreated: self._created,
+            EntryChanged: self._entry,
         }
+
+        self.hears = tuple(self._handlers)
 
     def __call__(self, event: Any) -> None:
         """Take in a model event."""
-        handler = self._handlers.get(type(event))
-        if handler is not None:
-            handler(event)
+        self._handlers[type(event)](event)
 
     def features(self) -> set[str]:
         """Every edge as a feature; call it when the run is over."""
@@ -111,9 +93,8 @@ class Edges:
             found |= {f"{kind}:{old}>{new}" for old, new in edges}
         return found | {f"vma_race:{one}|{other}" for one, other in self.vma.races}
 
-    def _created(self, event: MmCreated) -> None:
-        """The address space is empty yet."""
-        event.mm.page_table = WatchedTable(event.mm.page_table.name, self._entries)
+    def _entry(self, event: EntryChanged) -> None:
+        self._entries.append((event.old, event.new))
 
     # -- TLBs ------------------------------------------------------------------------
 

@@ -25,7 +25,6 @@ from svm_actors.mm import (
 )
 from svm_actors.mm import messages as m
 from svm_actors.mm.constants import RW
-from svm_actors.mm.events import MmCreated
 from svm_actors.mm.exit import exit_mmap
 from svm_actors.mm.lru import LruBatch
 from svm_actors.mm.migrate_types import MigratePfn
@@ -94,7 +93,6 @@ class CoreMm(Actor):
         """An empty address space with one user."""
         mm = self.engine.parts.of(Mm)(self.engine, name, self)
         self.mms[name] = mm
-        self.engine.emit(MmCreated(mm))
         return mm
 
     def new_anon_vma(self, root: AnonVma | None = None) -> AnonVma:

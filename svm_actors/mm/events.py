@@ -156,14 +156,6 @@ class RangeChanged:
 
 
 @attrs.frozen
-class MmCreated:
-    """A new, empty address space."""
-
-    mm: Mm
-    """It."""
-
-
-@attrs.frozen
 class MmExited:
     """Everything is unmapped; the address space is gone."""
 

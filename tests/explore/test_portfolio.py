@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svm_actors.explore.portfolio import EPOCH, FLOOR, LAG, Allocation, cost_in_steps
-from svm_actors.explore.run import run
+from svm_actors.explore.run import execute, learned, run
+from svm_actors.explore.settings import Settings
 from svm_actors.explore.strategies.portfolio import MEMBERS, member_of
+from svm_actors.explore.strategies.profile import Canonical, Counting
+from svm_actors.explore.targets import subject_named
 from svm_actors.world import World
 
 SMALL = 8
@@ -44,7 +47,7 @@ def test_targets_that_take_turns_see_all_members() -> None:
 def test_runs_go_where_new_coverage_is() -> None:
     shares = booked({"pos": 30, "random": 5}, 4).shares(4)
     assert sum(shares.values()) == EPOCH
-    assert shares["pos"] > shares["random"] > shares["pct"] == shares["surw"]
+    assert shares["pos"] > shares["random"] > shares["fair_pct"] == shares["surw"]
     assert min(shares.values()) >= int(FLOOR * EPOCH)
 
 
@@ -63,12 +66,12 @@ def test_a_costly_member_gets_fewer_runs() -> None:
         member = allocation.strategy_of(number)
         allocation.book(number, member, 1, cost_in_steps(member, 1000, profiled=True))
     shares = allocation.shares(2)
-    assert shares["random"] == shares["pos"] > shares["pct"] > shares["surw"]
+    assert shares["random"] == shares["pos"] > shares["fair_pct"] > shares["surw"]
 
 
 def test_costs_count_the_profile() -> None:
     assert cost_in_steps("random", 100, profiled=True) == 100
-    assert cost_in_steps("pct", 100, profiled=True) == 300
+    assert cost_in_steps("fair_pct", 100, profiled=True) == 300
     assert cost_in_steps("surw", 100, profiled=True) == 1100
     assert cost_in_steps("surw", 100, profiled=False) == 100
 
@@ -92,7 +95,7 @@ def test_runs_are_booked_in_order_and_as_they_were_dealt() -> None:
         allocation.book(0, other, 0, 10)
 
 
-@pytest.mark.parametrize(("members", "epoch"), [((), 8), (("pos", "pos"), 8), (("pos", "pct"), 1)])
+@pytest.mark.parametrize(("members", "epoch"), [((), 8), (("pos", "pos"), 8), (("pos", "fair_pct"), 1)])
 def test_unusable_members(members: tuple[str, ...], epoch: int) -> None:
     with pytest.raises(ValueError, match="expected different members"):
         Allocation(0, members, epoch)
@@ -148,3 +151,12 @@ def test_a_single_run_has_the_member_its_seed_draws() -> None:
         assert one.ok
         assert one.tape == same.tape
     assert {member_of(seed) for seed in range(40)} == set(MEMBERS)
+
+
+def test_a_horizon_covers_the_choices_of_a_run() -> None:
+    """The canonical run of a program meets few choices; the change points of PCT must not all lie within them."""
+    subject = subject_named("random@7")
+    settings = Settings("pct", False, 100_000)
+    canonical = Counting(Canonical())
+    execute(subject, settings, canonical, "0", (), "direct", record=False, digest=False)
+    assert learned(subject, settings, (), 0).horizon > 5 * canonical.contested

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from svm_actors.drm.pagemap import DrmPagemap, PopulateMm
+from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.errors import EBUSY
 from svm_actors.engine.locks import RwSem
 from svm_actors.explore.liveness import judge
 from svm_actors.explore.liveness.lasso import Hunt
 from svm_actors.explore.run import Run, replay, run
+from svm_actors.explore.strategies import FairPct, Pct
+from svm_actors.explore.strategies.fair_pct import prefix_of
+from svm_actors.explore.strategies.pct import cycled_depth
+from svm_actors.explore.targets import subject_named
 from svm_actors.mm import memory
 from svm_actors.mm.core import CoreMm
 from svm_actors.mm.memremap import VmFault
@@ -266,3 +271,17 @@ def test_a_fault_on_half_a_range_that_lost_its_permission_goes_round() -> None:
     assert failure.rule == "livelock-stable", "the cycle begins long after the last choice there was"
     assert re.search(r"retry loop .*SVM-S01, gpu\.retry\.get_pages\.EPERM", failure.message)
     assert "gpu0.pagefault1/HmmRangeFaultUnlocked" in failure.message
+
+
+def test_faults_that_starve_a_third_task_come_to_an_end() -> None:
+    """A CPU fault and a GPU fault took a page from each other for two million steps of PCT: not a livelock."""
+    seed, horizon = "42/eviction/7713", 59
+    depth = cycled_depth(seed)
+
+    def ends(chooser: Chooser) -> Run:
+        return run(subject_named("eviction@7713"), chooser=chooser, backend="direct", step_budget=30_000, digest=False)
+
+    unfair = ends(Pct(seed, depth, horizon)).failure
+    assert unfair is not None
+    assert unfair.kind == "budget"
+    assert ends(FairPct(seed, prefix_of(horizon, 30_000), depth, horizon)).ok

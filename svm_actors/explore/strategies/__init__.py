@@ -17,7 +17,7 @@ import attrs
 from svm_actors.engine.chooser import Chooser
 from svm_actors.explore.strategies.batch import Batch
 from svm_actors.explore.strategies.delay import Delay
-from svm_actors.explore.strategies.fair_pct import FairPct
+from svm_actors.explore.strategies.fair_pct import FairPct, prefix_of
 from svm_actors.explore.strategies.fifo import Fifo
 from svm_actors.explore.strategies.pct import Pct, cycled_depth
 from svm_actors.explore.strategies.portfolio import NAME as PORTFOLIO
@@ -87,7 +87,9 @@ class Basis:
 STRATEGIES: dict[str, Callable[[Basis], Chooser]] = {
     Batch.name: lambda basis: Batch(basis.seed),
     Delay.name: lambda basis: Delay(basis.seed, horizon=basis.horizon),
-    FairPct.name: lambda basis: FairPct(basis.seed, basis.step_budget // 2, cycled_depth(basis.seed), basis.horizon),
+    FairPct.name: lambda basis: FairPct(
+        basis.seed, prefix_of(basis.horizon, basis.step_budget), cycled_depth(basis.seed), basis.horizon
+    ),
     Fifo.name: lambda basis: Fifo(basis.seed),
     Pct.name: lambda basis: Pct(basis.seed, cycled_depth(basis.seed), basis.horizon),
     Pos.name: lambda basis: Pos(basis.seed),

@@ -79,10 +79,10 @@ def test_the_portfolio_is_dealt_as_far_as_it_is_decided() -> None:
     assert {first.strategies.count(member) for member in MEMBERS} == {ahead // len(MEMBERS)}
     assert len(dealer.share(ahead, 5)) == 0
     for number, strategy in zip(first.numbers[:EPOCH], first.strategies, strict=False):
-        dealer.book(record(number, strategy, 9 if strategy == "pct" else 0))
+        dealer.book(record(number, strategy, 9 if strategy == "fair_pct" else 0))
     more = dealer.share(ahead, 10 * ahead)
     assert len(more) == EPOCH
-    assert max(MEMBERS, key=more.strategies.count) == "pct", "who reaches what is new gets more runs"
+    assert max(MEMBERS, key=more.strategies.count) == "fair_pct", "who reaches what is new gets more runs"
 
 
 def test_a_shard_decides_by_its_own_positions() -> None:
