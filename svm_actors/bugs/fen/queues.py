@@ -129,7 +129,7 @@ FEN_B34 = Bug(
     title="a suspend that a signal has interrupted counts as done",
     removes="ExecQueue.suspend_wait",
     races=("FEN-R27",),
-    oracles=("exec/VMB-R34", "exec/VMB-B21"),
+    oracles=("exec/VMB-R34", "exec/VMB-B21", "engine/deadlock"),
     story="exec-interrupted-in-a-switch",
     plant=replace_part(ExecQueue, interruptible),
 )

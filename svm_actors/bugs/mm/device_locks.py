@@ -45,7 +45,7 @@ MM_B70 = Bug(
     title="migrate_to_ram waits for a lock of the driver whose holder waits for the page",
     removes="Migration.migrate_to_ram",
     races=("MM-R26",),
-    oracles=("engine/deadlock", "lockdep/INV-24"),
+    oracles=("engine/deadlock", "lockdep/INV-24", "fault_pages/RULE-02"),
     story="device-is-emptied",
     plant=replace_part(Migration, locked_home),
 )

@@ -24,7 +24,7 @@ MM_R05 = Bug(
     title="a subscription made during an invalidation starts with a sequence of the past",
     removes="MmuNotifierSubscriptions.seq_of_deferred",
     races=("MM-R05",),
-    oracles=("lifetime/INV-05", "coherence/INV-14", "structure/INV-03"),
+    oracles=("lifetime/INV-05", "coherence/INV-14", "structure/INV-03", "ranges/RULE-18"),
     story=STORY,
     plant=replace_guard(MmuNotifierSubscriptions, "seq_of_deferred", past_seq),
 )
@@ -111,7 +111,7 @@ MM_R04 = Bug(
     title="the first end of overlapping invalidations wakes the readers of all of them",
     removes="MmuNotifierSubscriptions.open_even_period",
     races=("MM-R04",),
-    oracles=("invalidation/INV-01", "invalidation/INV-21", "lifetime/INV-05", "coherence/INV-14"),
+    oracles=("invalidation/INV-01", "invalidation/INV-21", "lifetime/INV-05", "coherence/INV-14", "mirrors/INV-03"),
     story="overlapping-invalidations",
     plant=replace_guard(MmuNotifierSubscriptions, "open_even_period", first_end_opens),
 )
