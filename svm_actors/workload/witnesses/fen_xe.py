@@ -144,6 +144,10 @@ async def exec_interrupted_in_a_switch(world: World) -> None:
         nursery.start_soon(fault_client)
         task = nursery.start_soon(client)
         await world.sleep(10 * MS)
+        for _ in range(40):
+            if fault_queue.pending_disable:
+                break  # it is told to stop, and somebody waits for that
+            await engine.step("local")
         send_signal(engine, task.thread)
 
 
