@@ -1,7 +1,8 @@
 """The pages of the catalogue: docs/catalogue, one per id.
 
 * ``python -m benchmarks catalogue``: measure every planted bug that was not measured yet, and write the pages;
-* ``... --bugs ID ...``: measure these again; ``--none``: measure nothing, write the pages.
+* ``... --bugs ID ...``: measure these again; ``--none``: measure nothing, write the pages;
+* ``... --hunts FILE``: what ``svm-actors bugs --check --json`` has printed, so that nothing is looked for twice.
 
 A bug is looked for in the built-in mix with the seeds 1, 2 and 3 (as ``svm-actors bugs --check`` does), and in its
 story, where the first failing run is shrunk.  It may be interrupted and started again.
@@ -59,9 +60,19 @@ def failing(bug: str) -> Run:
     return best
 
 
-def measure(bug: str, seconds: float = SECONDS) -> tuple[str, Measured]:
-    """Look for it, and shrink a failing run of its story."""
-    runs = tuple(hunt(bug, seed).runs for seed in SEEDS)
+def hunted(path: Path) -> dict[str, tuple[int, ...]]:
+    """Schedules by bug, of bugs that were found with every seed."""
+    by_bug: dict[str, dict[str, int]] = {}
+    for one in json.loads(path.read_text(encoding="utf-8"))["hunts"]:
+        if one["found"]:
+            by_bug.setdefault(one["bug"], {})[one["seed"]] = one["runs"]
+    return {bug: tuple(runs[seed] for seed in SEEDS) for bug, runs in by_bug.items() if set(SEEDS) <= set(runs)}
+
+
+def measure(call: tuple[str, tuple[int, ...]], seconds: float = SECONDS) -> tuple[str, Measured]:
+    """Look for it, unless it is known how many schedules that takes, and shrink a failing run of its story."""
+    bug, known = call
+    runs = known or tuple(hunt(bug, seed).runs for seed in SEEDS)
     one = failing(bug)
     shrunk = shrink(one.subject, one.token, seconds=seconds)
     merit, failure = shrunk.merit, shrunk.failure
@@ -137,13 +148,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks catalogue")
     parser.add_argument("--bugs", nargs="+", choices=list(BUGS), metavar="ID", help="measure these again")
     parser.add_argument("--none", action="store_true", help="measure nothing")
+    parser.add_argument("--hunts", type=Path, metavar="FILE", help="printed by svm-actors bugs --check --json")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of shrinking, for each bug")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)
     found = read_measured()
     wanted = [] if options.none else options.bugs or [bug for bug in BUGS if bug not in found]
+    runs = hunted(options.hunts) if options.hunts else {}
+    calls = [(bug, runs.get(bug, ())) for bug in wanted]
     with ProcessPoolExecutor(options.jobs) as pool:
-        for bug, measured in pool.map(partial(measure, seconds=options.seconds), wanted):
+        for bug, measured in pool.map(partial(measure, seconds=options.seconds), calls):
             found[bug] = measured
             write_measured(found)
             print(f"{bug:<8} {measured.runs}  {measured.noticed}", flush=True)

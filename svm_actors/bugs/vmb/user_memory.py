@@ -125,7 +125,7 @@ VMB_R03 = Bug(
     title="pages found by a walk are mapped although an invalidation began meanwhile",
     removes="UserptrPages.walk_is_stale",
     races=("VMB-R03",),
-    oracles=_DATA,
+    oracles=(*_DATA, "walks/INV-02"),
     story="user-memory-changes-and-is-unbound",
     plant=replace_guard(UserptrPages, "walk_is_stale", always_fresh),
 )
@@ -135,7 +135,7 @@ VMB_B11 = Bug(
     title="pages are looked at without notifier_lock, under which they cannot go",
     removes="DrmGpusvmPages._map",
     races=("VMB-R03",),
-    oracles=_DATA,
+    oracles=(*_DATA, "walks/INV-02"),
     story="user-memory-changes-and-is-unbound",
     plant=replace_guard(UserptrPages, "_map", looks_unlocked),
 )
