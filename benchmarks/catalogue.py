@@ -1,11 +1,8 @@
 """The pages of the catalogue: docs/catalogue, one per id.
 
-* ``python -m benchmarks catalogue``: measure every planted bug that was not measured yet, and write the pages;
-* ``... --bugs ID ...``: measure these again; ``--none``: measure nothing, write the pages;
-* ``... --hunts FILE``: what ``svm-actors bugs --check --json`` has printed, so that nothing is looked for twice.
-
-A bug is looked for in the built-in mix with the seeds 1, 2 and 3 (as ``svm-actors bugs --check`` does), and in its
-story, where the first failing run is shrunk.  It may be interrupted and started again.
+* ``python -m benchmarks catalogue --none``: write them, with what was measured of the bugs before;
+* ``... --hunts FILE [--shrunk STORE]``: take in what ``svm-actors bugs --check --json`` has printed, which says in how
+  many schedules a bug is found, and what ``python -m benchmarks shrinking`` keeps, of which the smallest run is shown.
 """
 
 from __future__ import annotations
@@ -13,51 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from benchmarks import Result
+from benchmarks import Result, shrinking
+from benchmarks.bugs import stamp
 from svm_actors.bugs import BUGS
 from svm_actors.catalogue import catalogue
+from svm_actors.catalogue.entry import Entry
 from svm_actors.catalogue.rows import IDS
-from svm_actors.explore.hunt import SEEDS, hunt, noticed_as_expected
-from svm_actors.explore.run import Run
-from svm_actors.explore.run import run as run_once
-from svm_actors.explore.shrink import shrink
-from svm_actors.explore.targets import subject_named
+from svm_actors.explore.hunt import SEEDS
 from svm_actors.report.catalogue_page import Measured, index, page
-from svm_actors.report.chart import chart_text
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ROOT / "docs" / "catalogue"
 STORE: Final = PAGES / "measured.json"
-SCHEDULES: Final = 10_000
-"""Schedules of the story in which a failing run is looked for."""
-MORE: Final = 30
-"""Further ones, of which the shortest failing one is taken."""
-SECONDS: Final = 20.0
-"""Of shrinking."""
-
-
-def failing(bug: str) -> Run:
-    """Of the first failing runs of the bug's story the shortest.  RuntimeError when there is none."""
-    subject = subject_named(f"{BUGS[bug].story}@0")
-    best: Run | None = None
-    left = SCHEDULES
-    for number in range(SCHEDULES):
-        one = run_once(subject, seed=f"catalogue/{number}", strategy="portfolio", bugs=(bug,), backend="direct")
-        if one.failure is not None and noticed_as_expected(bug, one.failure):
-            left = min(left, number + MORE)
-            best = one if best is None or one.steps < best.steps else best
-        if number >= left:
-            break
-    if best is None:
-        raise RuntimeError(f"{bug} was not found in {SCHEDULES} schedules of {subject.name}")
-    return best
 
 
 def hunted(path: Path) -> dict[str, tuple[int, ...]]:
@@ -69,26 +39,26 @@ def hunted(path: Path) -> dict[str, tuple[int, ...]]:
     return {bug: tuple(runs[seed] for seed in SEEDS) for bug, runs in by_bug.items() if set(SEEDS) <= set(runs)}
 
 
-def measure(call: tuple[str, tuple[int, ...]], seconds: float = SECONDS) -> tuple[str, Measured]:
-    """Look for it, unless it is known how many schedules that takes, and shrink a failing run of its story."""
-    bug, known = call
-    runs = known or tuple(hunt(bug, seed).runs for seed in SEEDS)
-    one = failing(bug)
-    shrunk = shrink(one.subject, one.token, seconds=seconds)
-    merit, failure = shrunk.merit, shrunk.failure
-    measured = Measured(
+def smallest(store: shrinking.Store, bug: str) -> shrinking.Row | None:
+    """Of the shrunk runs of a bug the shortest: that which is read fastest."""
+    rows = [row for row in store.rows() if row.key.bug == bug and row.token]
+    return min(rows, key=lambda row: (row.steps, row.operations, row.key.seed), default=None)
+
+
+def measured_of(runs: tuple[int, ...], row: shrinking.Row) -> Measured:
+    """What a page shows."""
+    return Measured(
         seeds=SEEDS,
         runs=runs,
-        noticed=f"{failure.oracle}/{failure.rule}",
-        target=shrunk.run.subject.name,
-        operations=merit.operations if shrunk.run.subject.is_program else 0,
-        choices=merit.deviations,
-        preemptions=merit.preemptions,
-        steps=merit.steps,
-        token=shrunk.token,
-        chart=chart_text(shrunk),
+        noticed=row.noticed,
+        target=row.target,
+        operations=row.operations,
+        choices=row.choices,
+        preemptions=row.preemptions,
+        steps=row.steps,
+        token=row.token,
+        chart=row.chart,
     )
-    return bug, measured
 
 
 def read_measured(path: Path = STORE) -> dict[str, Measured]:
@@ -124,7 +94,12 @@ def pages(measured: dict[str, Measured]) -> Iterator[tuple[str, str]]:
     """Name and text of every page."""
     yield "README.md", index(catalogue())
     for name, entry in catalogue().items():
-        yield f"{name}.md", page(entry, measured.get(name), citing().get(name, []))
+        yield f"{name}.md", page(entry, _shown(entry, measured), citing().get(name, []))
+
+
+def _shown(entry: Entry, measured: dict[str, Measured]) -> tuple[str, Measured] | None:
+    """Its own run, or that of a bug which opens its window."""
+    return next(((bug, measured[bug]) for bug in (entry.id, *entry.bugs) if bug in measured), None)
 
 
 def write_pages(measured: dict[str, Measured], folder: Path = PAGES) -> int:
@@ -146,23 +121,17 @@ def run() -> list[Result]:
 def main(arguments: Sequence[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks catalogue")
-    parser.add_argument("--bugs", nargs="+", choices=list(BUGS), metavar="ID", help="measure these again")
-    parser.add_argument("--none", action="store_true", help="measure nothing")
+    parser.add_argument("--none", action="store_true", help="take in nothing new")
     parser.add_argument("--hunts", type=Path, metavar="FILE", help="printed by svm-actors bugs --check --json")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of shrinking, for each bug")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--shrunk", type=Path, default=shrinking.STORE, help="kept by python -m benchmarks shrinking")
     options = parser.parse_args(arguments)
     found = read_measured()
-    wanted = [] if options.none else options.bugs or [bug for bug in BUGS if bug not in found]
-    runs = hunted(options.hunts) if options.hunts else {}
-    calls = [(bug, runs.get(bug, ())) for bug in wanted]
-    with ProcessPoolExecutor(options.jobs) as pool:
-        for bug, measured in pool.map(partial(measure, seconds=options.seconds), calls):
-            found[bug] = measured
-            write_measured(found)
-            print(f"{bug:<8} {measured.runs}  {measured.noticed}", flush=True)
+    if options.hunts:
+        store = shrinking.Store(options.shrunk, stamp())
+        for bug, runs in hunted(options.hunts).items():
+            row = smallest(store, bug)
+            if row is not None:
+                found[bug] = measured_of(runs, row)
     write_measured(found)
     print(f"wrote {write_pages(found)} pages to {PAGES.relative_to(ROOT)}")
     return 0
-
-

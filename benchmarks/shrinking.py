@@ -4,7 +4,8 @@
 * ``python -m benchmarks shrinking --seeds 1 2 3 [--bugs ID ...] [--seconds 60]``: find each planted bug in the
   default mix, as ``svm-actors fuzz --bug ID --seed S`` does, shrink the first failing run, as ``svm-actors shrink``
   does, and write docs/shrinking.md.  It may be interrupted and started again, and any part of the bugs can be made:
-  what was made before is kept as long as the package is the same.
+  what was made before is kept as long as the package is the same;
+* ``... --hunts FILE``: what ``svm-actors bugs --check --json`` has printed, so that nothing is looked for twice.
 
 The goal is at most six operations and three context switches that are not necessary.  A switch that there was no time
 to judge counts as not necessary.
@@ -13,8 +14,10 @@ to judge counts as not necessary.
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +34,7 @@ from svm_actors.explore.shrink import Shrunk, shrink
 from svm_actors.explore.shrink.minimise import SECONDS
 from svm_actors.explore.targets import subject_named
 from svm_actors.explore.token import decode
+from svm_actors.report.chart import chart_text
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "shrinking.md"
@@ -93,6 +97,18 @@ class Row:
     """Runs the shrinking took."""
     elapsed: float = 0.0
     """Seconds it took."""
+    choices: int = 0
+    """Choices of the shrunk run that are not canonical."""
+    preemptions: int = 0
+    """How many of them take the processor away."""
+    steps: int = 0
+    """Its ops."""
+    noticed: str = ""
+    """``oracle/rule`` of it."""
+    token: str = ""
+    """Its replay."""
+    chart: str = ""
+    """Its end as a sequence chart."""
 
     @property
     def small(self) -> bool:
@@ -131,13 +147,26 @@ class Store:
         """The row, if it was made."""
         return self._rows.get(key)
 
+    def rows(self) -> list[Row]:
+        """Every row."""
+        return list(self._rows.values())
 
-def make_row(key: Key, jobs: int = 1) -> Row:
-    """Find the bug and shrink what failed."""
-    found = svm_actors.fuzz(bugs=(key.bug,), seed=key.seed, stop_at_failure=True, jobs=jobs).failures
-    if not found:
-        return Row(key, "")
-    token = decode(found[0].found.token)
+
+def hunted(path: Path) -> dict[tuple[str, int], str]:
+    """The failing runs of hunts, by bug and seed."""
+    hunts = json.loads(path.read_text(encoding="utf-8"))["hunts"]
+    return {(one["bug"], int(one["seed"])): one["token"] for one in hunts if one["found"]}
+
+
+def make_row(call: tuple[Key, str]) -> Row:
+    """Find the bug, unless a failing run is known, and shrink what failed."""
+    key, failing = call
+    if not failing:
+        found = svm_actors.fuzz(bugs=(key.bug,), seed=key.seed, stop_at_failure=True).failures
+        if not found:
+            return Row(key, "")
+        failing = found[0].found.token
+    token = decode(failing)
     begin = time.perf_counter()
     shrunk = shrink(subject_named(token.target), token, seconds=key.seconds)
     return row_of(key, shrunk, time.perf_counter() - begin)
@@ -155,6 +184,12 @@ def row_of(key: Key, shrunk: Shrunk, elapsed: float) -> Row:
         draws=len(shrunk.draws),
         runs=shrunk.runs,
         elapsed=round(elapsed, 1),
+        choices=shrunk.merit.deviations,
+        preemptions=shrunk.merit.preemptions,
+        steps=shrunk.merit.steps,
+        noticed=f"{shrunk.failure.oracle}/{shrunk.failure.rule}",
+        token=shrunk.token,
+        chart=chart_text(shrunk),
     )
 
 
@@ -177,25 +212,34 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--bugs", nargs="+", choices=list(BUGS), default=list(BUGS), metavar="ID")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds of the campaigns")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for one shrinking")
-    parser.add_argument("--jobs", type=int, default=1, help="processes of a campaign; no result depends on it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; more than there are cores leave each less time")
+    parser.add_argument("--hunts", type=Path, metavar="FILE", help="printed by svm-actors bugs --check --json")
     parser.add_argument("--store", type=Path, default=STORE, help="results made so far")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     options = parser.parse_args(arguments)
     store = Store(options.store, stamp())
+    failing = hunted(options.hunts) if options.hunts else {}
+    keys = [Key(bug, seed, options.seconds) for bug in options.bugs for seed in options.seeds]
     asked: list[Row] = []
-    for bug in options.bugs:
-        for seed in options.seeds:
-            key = Key(bug, seed, options.seconds)
-            row = store.get(key)
-            if row is None:
-                row = make_row(key, options.jobs)
-                store.add(row)
-            asked.append(row)
-            print(row.line(), flush=True)
+    for row in _rows(store, keys, failing, options.jobs):
+        asked.append(row)
+        print(row.line(), flush=True)
     options.page.write_text(page(store, options.seeds, options.seconds), encoding="utf-8")
     small = sum(row.small for row in asked)
     print(f"{small} of {len(asked)} are small enough; wrote {options.page}")
     return 0 if small == len(asked) else 1
+
+
+def _rows(store: Store, keys: Sequence[Key], failing: Mapping[tuple[str, int], str], jobs: int) -> Iterator[Row]:
+    """A row for each key, those that are there already first."""
+    known = [row for row in map(store.get, keys) if row is not None]
+    yield from known
+    made = {row.key for row in known}
+    calls = [(key, failing.get((key.bug, key.seed), "")) for key in keys if key not in made]
+    with ProcessPoolExecutor(jobs) as pool:
+        for row in pool.map(make_row, calls) if jobs > 1 else map(make_row, calls):
+            store.add(row)
+            yield row
 
 
 def page(store: Store, seeds: Sequence[int], time_limit: float) -> str:

@@ -46,8 +46,8 @@ class Measured:
     """Its end as a sequence chart."""
 
 
-def page(entry: Entry, measured: Measured | None, tests: Iterable[str]) -> str:
-    """The whole page; ``tests`` are files of the project that name the id."""
+def page(entry: Entry, measured: tuple[str, Measured] | None, tests: Iterable[str]) -> str:
+    """The whole page; ``measured`` of its bug or of one that opens its window; ``tests`` are files that name the id."""
     lines = [f"# {entry.id}", "", f"{entry.kind.capitalize()}: {entry.text or title(entry.id)}."]
     if entry.id in BUGS:
         bug = BUGS[entry.id]
@@ -68,7 +68,7 @@ def page(entry: Entry, measured: Measured | None, tests: Iterable[str]) -> str:
         lines += _links("Races whose window it opens", [race for race in BUGS[entry.id].races if race != entry.id])
     lines += _list("Tests that name it", [f"[{test}]({ROOT}/{test})" for test in tests])
     if measured is not None:
-        lines += _measured(measured)
+        lines += _measured(entry, *measured)
     return "\n".join(lines) + "\n"
 
 
@@ -85,19 +85,22 @@ def _links(head: str, names: Sequence[str]) -> list[str]:
     return _list(head, [f"[{name}]({name}.md): {title(name)}" for name in names])
 
 
-def _measured(measured: Measured) -> list[str]:
+def _measured(entry: Entry, bug: str, measured: Measured) -> list[str]:
     counts = ", ".join(f"{runs} (seed {seed})" for seed, runs in zip(measured.seeds, measured.runs, strict=True))
     operations = f"{measured.operations} operations, " if measured.operations else ""
+    planted = "" if bug == entry.id else f", with [{bug}]({bug}.md) planted"
     return [
         "",
         "## Schedules to the first failing run",
         "",
-        f"In the built-in mix, under the portfolio: {counts}.",
+        f"In the built-in mix, under the portfolio{planted}: {counts}.",
         "",
         "## A shrunk run",
         "",
         f"`{measured.target}`: {operations}{measured.choices} schedule choices ({measured.preemptions} preemptions), "
         f"{measured.steps} steps, noticed by `{measured.noticed}`.",
+        "",
+        f"Who takes part: {', '.join(f'`{actor}`' for actor in _actors(measured.chart))}.",
         "",
         "```mermaid",
         *measured.chart.splitlines(),
@@ -107,6 +110,11 @@ def _measured(measured: Measured) -> list[str]:
         f"svm-actors replay '{measured.token}'",
         "```",
     ]
+
+
+def _actors(chart: str) -> list[str]:
+    """The columns of a sequence chart."""
+    return [line.partition(" as ")[2] for line in chart.splitlines() if line.lstrip().startswith("participant ")]
 
 
 def index(entries: Mapping[str, Entry]) -> str:

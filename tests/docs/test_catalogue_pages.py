@@ -1,6 +1,6 @@
 """The pages of the catalogue are what the generator makes of the sources and of what was measured.
 
-`python -m benchmarks catalogue --none` writes them anew; without `--none` it measures bugs that were not, first.
+`python -m benchmarks catalogue --none` writes them anew.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def test_a_shrunk_run_still_fails(bug: str) -> None:
     """Of a sample: the token of the page, replayed as far as the model is still the same, is noticed."""
     token = MEASURED[bug].token
     run = replay_best_effort(subject_named(decode(token).target), token, backend="direct").run
-    assert run.failure is not None, f"make it anew: python -m benchmarks catalogue --bugs {bug}"
+    assert run.failure is not None, f"make it anew: python -m benchmarks shrinking --bugs {bug}"
     assert f"{run.failure.oracle}/{run.failure.rule}" == MEASURED[bug].noticed

@@ -43,7 +43,7 @@ def test_a_row_is_made_once_and_shown(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_exit_code_says_whether_all_are_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row, code: int
 ) -> None:
-    monkeypatch.setattr(shrinking, "make_row", lambda key, jobs: row)
+    monkeypatch.setattr(shrinking, "make_row", lambda call: row)
     assert shrinking.main(["--bugs", "SVM-B41", "--seeds", "1", *paths(tmp_path)]) == code
 
 
