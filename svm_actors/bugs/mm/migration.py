@@ -88,7 +88,7 @@ MM_B36 = Bug(
     title="the device maps a page between commit and finalize without looking at the sequence",
     removes="MendedMigration.finalize_and_map",
     races=("MM-R15",),
-    oracles=("lifetime/INV-05", "mirrors/INV-03", "coherence/INV-14"),
+    oracles=("lifetime/INV-05", "mirrors/INV-03", "coherence/INV-14", "invalidation/INV-01"),
     story="to-device-met-by-cpu",
     plant=replace_guard(MendedMigration, "finalize_and_map", Migration.finalize_and_map),
 )
