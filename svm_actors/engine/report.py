@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from svm_actors.engine.errors import Deadlock, StepBudgetSpent
 from svm_actors.engine.op import render
@@ -13,8 +14,9 @@ from svm_actors.engine.task import Task, Thread
 if TYPE_CHECKING:
     from svm_actors.engine.engine import Engine
 
-LOOKBACK = 100
-"""Steps examined to name the op that a spent budget went into."""
+LOOKBACK: Final = 400
+"""Steps examined to name the op that a spent budget went into; rounds of up to half as many are told."""
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 def blockers(engine: Engine, task: Task, *, outermost: bool = False) -> list[Task]:
@@ -111,10 +113,26 @@ def _holds(task: Task) -> bool:
 
 
 def budget_spent(engine: Engine) -> StepBudgetSpent:
-    """Name the op that the last steps went into."""
+    """Name the op that the last steps went into.
+
+    Where the run goes round and round, one whole round is looked at: a window of so many steps has some of its ops
+    once more than others, and which depends on where the budget ends.  Ops are the same that differ in numbers only,
+    since each round may have calls and pages of its own; of those done as often the first in the alphabet is named.
+    """
     last = engine.trace()[-LOOKBACK:]
-    line, times = Counter(last).most_common(1)[0]
+    ops = [_NUMBER.sub("N", line.partition(": ")[2]) for line in last]
+    often = Counter(ops[-round_length(ops) :])
+    named = min(often, key=lambda op: (-often[op], op))
+    line = next(line for line, op in zip(reversed(last), reversed(ops), strict=True) if op == named)
     return StepBudgetSpent(
         f"step budget of {engine.step_budget} spent at virtual time {engine.now} ns; "
-        f"most frequent of the last {len(last)} steps: {line} ({times} times)"
+        f"most frequent of the last {len(last)} steps: {line} ({ops.count(named)} times)"
     )
+
+
+def round_length(ops: Sequence[str]) -> int:
+    """After how many ops they come again, all along and at least twice; the count of all when they do not."""
+    for length in range(1, len(ops) // 2 + 1):
+        if ops[length:] == ops[:-length]:
+            return length
+    return len(ops)

@@ -59,7 +59,8 @@ class Shrunk:
     run: Run
     """The smallest failing run found: strictly replayed, with its whole trace."""
     failure: Failure
-    """How it fails: in the same class as the run it was made from."""
+    """How it fails: in the same class as the run it was made from.  Of one that only spent its step budget it is the
+    verdict on the shrunk run, which may be a livelock: candidates are not judged."""
     merit: Merit
     """How small it is."""
     original: Merit

@@ -115,8 +115,11 @@ def searched(shrinker: Shrinker, kept: frozenset[int], schedules: int) -> bool:
 
 
 def search_short(shrinker: Shrinker) -> None:
-    """Of a run that is very long: other schedules of the same program that fail within a fraction of its steps."""
-    while shrinker.merit.steps > LONG:
+    """Of a run that is very long: other schedules of the same program that fail within a fraction of its steps.
+
+    None spends the same step budget sooner.
+    """
+    while shrinker.failure_class.kind != "budget" and shrinker.merit.steps > LONG:
         search = Search(shrinker, shrinker.best.kept, shrinker.merit.steps // SHORTER)
         if not any(search.attempt(number) for number in range(SHORT_ONES)):
             break

@@ -134,7 +134,15 @@ class Shrinker:
         run = found.run
         chooser = Replay(run.tape, run.arity)
         again = execute(
-            run.subject, self.case.settings, chooser, run.seed, run.bugs, "direct", record=False, digest=False
+            run.subject,
+            self.case.settings,
+            chooser,
+            run.seed,
+            run.bugs,
+            "direct",
+            record=False,
+            digest=False,
+            judging=self.case.judging,
         )
         return self.failure_class.holds(again.failure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +14,7 @@ from svm_actors.engine.channel import Channel
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EngineError, PropertyFailed, StepBudgetSpent
 from svm_actors.engine.locks import Mutex, WaitQueue
+from svm_actors.engine.report import round_length
 from svm_actors.engine.task import Task
 from svm_actors.explore.strategies import Fifo, make
 
@@ -295,6 +297,31 @@ def test_step_budget_names_the_op_it_went_into(back: str) -> None:
     assert str(error) == (
         "step budget of 50 spent at virtual time 0 ns; most frequent of the last 50 steps: main: read stuck (50 times)"
     )
+
+
+@on_both
+def test_step_budget_names_the_same_op_wherever_it_ends_in_a_round(back: str) -> None:
+    """Every round has pages of its own; two of them are read."""
+
+    async def program(engine: Engine) -> None:
+        number = 0
+        while True:
+            for kind, name in (("lock", "list"), ("read", "page"), ("write", "entry"), ("read", "page")):
+                number += 1
+                await engine.step(kind, WaitQueue(engine, name if name == "list" else f"{name}{number}"))
+
+    def named(budget: int) -> str:
+        return str(run_on(back, program, step_budget=budget).error)
+
+    pattern = r"step budget of \d+ spent at .*; most frequent of the last 400 steps: main: read page\d+ \(200 times\)"
+    assert all(re.fullmatch(pattern, named(budget)) for budget in range(480, 490))
+
+
+@pytest.mark.parametrize(
+    ("ops", "expected"), [("", 0), ("a", 1), ("aaaa", 1), ("abcabcab", 3), ("abcabc", 3), ("abcab", 5), ("aabaac", 6)]
+)
+def test_a_round_is_what_comes_again_all_along(ops: str, expected: int) -> None:
+    assert round_length(list(ops)) == expected
 
 
 @on_both

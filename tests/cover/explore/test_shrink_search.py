@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from typing import NoReturn
 
 import attrs
 import pytest
 
+import svm_actors.explore.run
 from svm_actors.engine.op import Op
 from svm_actors.engine.task import NOBODY, Task, Thread
 from svm_actors.explore.failure import Failure
 from svm_actors.explore.run import Run, replay, run
 from svm_actors.explore.shrink import Shrinker, arguments, minimise, operations, searching, shrink
+from svm_actors.explore.shrink.choices import shortest_prefix
 from svm_actors.explore.shrink.recording import Case
 from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.shrink.searching import TURNS, Search, search_short, searched
@@ -20,7 +23,7 @@ from svm_actors.explore.shrink.shrinker import Enough
 from svm_actors.explore.shrink.threads import SKIPPED, Handovers, ThreadPct, plain
 from svm_actors.explore.strategies import Replay
 from svm_actors.explore.strategies.guided import Handover, Recorder
-from svm_actors.explore.subject import subject_of
+from svm_actors.explore.subject import Scenario, subject_of
 from svm_actors.explore.targets import subject_named
 from svm_actors.world import World
 
@@ -38,6 +41,12 @@ def begun(target: str, bug: str, *, runs: int | None = None) -> Shrinker:
     one = failing(target, bug)
     case = Case(subject_named(target), one.settings, one.seed, (bug,))
     return Shrinker(case, case.record(None, Recorder(Replay(one.tape, one.arity))), runs=runs)
+
+
+def unjudged(scenario: Scenario, one: Run) -> Shrinker:
+    """A shrinker of this run at its beginning, for which a spent budget is what it is."""
+    case = Case(subject_of(scenario), one.settings, one.seed, (), judging=False)
+    return Shrinker(case, case.record(None, Recorder(Replay(one.tape, one.arity))))
 
 
 # -- schedules of threads -------------------------------------------------------------------------
@@ -262,17 +271,65 @@ async def spins(world: World) -> None:
         nursery.start_soon(thread, "b")
 
 
-def test_of_a_run_that_spins_the_beginning_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minimise, "SPINNING", {"budget": (500,)})
-    runs = (run(spins, seed=seed, strategy="random", backend="direct", step_budget=2_000) for seed in range(20))
+def spinning(scenario: Scenario, strategy: str) -> Run:
+    """The first run that spends a budget of 2000 steps."""
+    seeds = range(20)
+    runs = (run(scenario, seed=seed, strategy=strategy, backend="direct", step_budget=2_000) for seed in seeds)
     one = next(each for each in runs if not each.ok)
     assert one.failure is not None
     assert one.failure.kind == "budget"
+    return one
+
+
+def test_of_a_run_that_spins_the_beginning_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minimise, "SPINNING", {"budget": (500,)})
+    one = spinning(spins, "random")
+    assert one.failure is not None
     shrunk = shrink(spins, one.token, seconds=None, runs=100)
     assert shrunk.failure.signature == one.failure.signature
     assert shrunk.merit.deviations <= 2
     assert shrunk.run.settings.step_budget == 500
     assert replay(spins, shrunk.token, backend="direct").failure == shrunk.failure
+
+
+async def spins_by_turns(world: World) -> None:
+    """Two threads do seven ops in a round, each as often as the others."""
+
+    async def thread(ops: str) -> None:
+        while True:
+            for op in ops:
+                await world.engine.step(op)
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(thread, "abcd")
+        nursery.start_soon(thread, "efg")
+
+
+@pytest.mark.parametrize("budget", range(500, 507))
+def test_the_beginning_of_a_run_that_spins_may_end_anywhere_in_a_round(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(minimise, "SPINNING", {"budget": (budget,)})
+    shrunk = shrink(spins_by_turns, spinning(spins_by_turns, "fifo").token, seconds=None, runs=5)
+    assert shrunk.run.settings.step_budget == budget
+
+
+def test_of_a_run_that_spends_its_budget_no_short_schedule_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "LONG", 400)
+    shrinker = unjudged(spins, spinning(spins, "random"))
+    search_short(shrinker)
+    assert shrinker.runs == 0, "none spends the same budget sooner"
+
+
+def test_a_run_that_only_spends_its_budget_is_confirmed_unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrinker = unjudged(spins, spinning(spins, "random"))
+
+    def judge(*_: object) -> NoReturn:
+        raise AssertionError("a candidate was judged")
+
+    monkeypatch.setattr(svm_actors.explore.run, "judge", judge)
+    shortest_prefix(shrinker)
+    assert shrinker.accepted
 
 
 async def after_you(world: World) -> None:
@@ -331,8 +388,7 @@ def test_a_very_long_run_is_replaced_by_a_short_one_that_fails_the_same(monkeypa
     monkeypatch.setattr(searching, "LONG", 400)
     one = run(waits_long, chooser=Late(), backend="direct")
     assert one.steps > 600
-    case = Case(subject_of(waits_long), one.settings, one.seed, (), judging=False)
-    shrinker = Shrinker(case, case.record(None, Recorder(Replay(one.tape, one.arity))))
+    shrinker = unjudged(waits_long, one)
     search_short(shrinker)
     assert shrinker.merit.steps < 200
     assert shrinker.best.signature == one.failure.signature  # type: ignore[union-attr]
