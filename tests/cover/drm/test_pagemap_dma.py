@@ -45,7 +45,7 @@ def test_a_window_is_packed_and_freed_whole() -> None:
         assert gpu.iommu.statistics() == {"mappings": 0, "reservations": 0}
         give_back(pages)
 
-    in_machine(body)
+    assert in_machine(body).engine.counters["PGM-R26"] == 0, "that is when something failed"
 
 
 def test_without_a_window_each_page_is_mapped_alone() -> None:
