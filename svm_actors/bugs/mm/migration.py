@@ -28,7 +28,7 @@ MM_R08 = Bug(
     title="eviction takes a page along that a CPU fault has locked",
     removes="migrate_device.trylock_for_eviction",
     races=("MM-R08",),
-    oracles=("engine/EngineError", "lifetime", "structure", "migrations", "references/INV-15"),
+    oracles=("engine/EngineError", "lifetime", "structure", "migrations", "references/INV-15", "entries/INV-27"),
     story="eviction-met-by-cpu",
     plant=replace_function(migrate_device.trylock_for_eviction, lock_taken_for_granted),
 )
@@ -129,7 +129,7 @@ MM_R14 = Bug(
     title="finalize maps the page where a zap has forgotten its entry",
     removes="rmap.restore_if_there",
     races=("MM-R14",),
-    oracles=("coherence/INV-14", "structure", "leaks"),
+    oracles=("coherence/INV-14", "structure", "leaks", "entries/INV-25"),
     story="eviction-met-by-cpu",
     plant=replace_function(rmap.restore_if_there, restore_whatever_is_there),
 )

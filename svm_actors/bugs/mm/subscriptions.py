@@ -45,7 +45,7 @@ MM_R06 = Bug(
     title="a subscription is taken away without waiting for the callbacks under way",
     removes="MmuNotifierSubscriptions.detach",
     races=("MM-R06",),
-    oracles=("invalidation/INV-22",),
+    oracles=("invalidation/INV-22", "two_pass/INV-22"),
     story=STORY,
     plant=replace_guard(MmuNotifierSubscriptions, "detach", detach_at_once),
 )
@@ -111,7 +111,7 @@ MM_R04 = Bug(
     title="the first end of overlapping invalidations wakes the readers of all of them",
     removes="MmuNotifierSubscriptions.open_even_period",
     races=("MM-R04",),
-    oracles=("invalidation/INV-01", "invalidation/INV-21", "lifetime/INV-05", "coherence/INV-14", "mirrors/INV-03"),
+    oracles=("invalidation", "lifetime/INV-05", "coherence/INV-14", "mirrors/INV-03", "structure/INV-03"),
     story="overlapping-invalidations",
     plant=replace_guard(MmuNotifierSubscriptions, "open_even_period", first_end_opens),
 )

@@ -246,7 +246,7 @@ PGM_R25 = Bug(
     title="entries change when the copy has been submitted",
     removes="Migrate.wait_copy",
     races=("PGM-R25", "SVM-R16"),
-    oracles=("coherence", "lifetime", "scenario"),
+    oracles=("coherence", "lifetime", "scenario", "copies/INV-15"),
     story="populate-and-write",
     plant=replace_guard(Migrate, "wait_copy", not_waited_for),
 )

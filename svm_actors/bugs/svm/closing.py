@@ -41,7 +41,7 @@ SVM_B61 = Bug(
     title="a VM is closed without flushing the TLB",
     removes="XeVm.flush_all",
     races=("SVM-R22", "RULE-34"),
-    oracles=("invalidation/INV-01", "lifetime"),
+    oracles=("invalidation/INV-01", "lifetime", "leaks/INV-34"),
     story="close-under-callbacks",
     plant=replace_guard(XeVm, "flush_all", leave_translations),
 )

@@ -111,7 +111,7 @@ SVM_B60 = Bug(
     title="the garbage collector keeps a range of which only a part was unmapped",
     removes="GarbageCollector._collect",
     races=("SVM-R52",),
-    oracles=("ranges/SVM-R52",),
+    oracles=("ranges/SVM-R52", "liveness/livelock-stable"),
     story="unmapped-in-parts",
     plant=replace_guard(GarbageCollector, "_collect", spare_survivors),
 )

@@ -97,7 +97,7 @@ SVM_B35 = Bug(
     title="pages are mapped for the device without asking whether the walk that found them went stale",
     removes="DrmGpusvmPages.walk_is_stale",
     races=("SVM-R01",),
-    oracles=_REACHED,
+    oracles=(*_REACHED, "walks/INV-02"),
     story="pages-change-in-a-walk",
     plant=replace_guard(DrmGpusvmPages, "walk_is_stale", never_stale),
 )

@@ -150,7 +150,7 @@ SVM_B66 = Bug(
     title="unmapping frees the addresses while a bind is reading them",
     removes="DrmGpusvmPages.clear_mapped",
     races=("SVM-R49",),
-    oracles=("lifetime/RULE-23",),
+    oracles=("lifetime/RULE-23", "lifetime/VMB-B08"),
     story="invalidation-against-bind-jobs",
     plant=replace_part(DrmGpusvmPages, frees_the_array),
 )

@@ -111,7 +111,7 @@ VMB_B28 = Bug(
     title="a VM that is closed keeps its entries and translations until it is destroyed",
     removes="XeBindVm.clear_root",
     races=("VMB-R24",),
-    oracles=("lifetime", "invalidation/INV-01", "coherence", "ranges/RULE-18"),
+    oracles=("lifetime", "invalidation/INV-01", "coherence", "ranges/RULE-18", "leaks/INV-34"),
     story="a-close-under-programs",
     plant=replace_guard(XeBindVm, "clear_root", left_live),
 )

@@ -32,7 +32,7 @@ VMB_B26 = Bug(
     title="the length of a flush of everything overflows, and nothing is flushed",
     removes="XeTlbInval.span",
     races=("VMB-R24",),
-    oracles=("lifetime", "invalidation/INV-01", "coherence", "ranges/RULE-18"),
+    oracles=("lifetime", "invalidation/INV-01", "coherence", "ranges/RULE-18", "leaks/INV-34"),
     story="a-close-under-programs",
     plant=replace_guard(XeTlbInval, "span", rounded_up),
 )
