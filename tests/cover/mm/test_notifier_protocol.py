@@ -5,6 +5,7 @@ from mm_rig import FIRST, Recorder, Rig
 
 from svm_actors.engine.errors import EAGAIN, EINVAL, EOVERFLOW
 from svm_actors.mm import messages as m
+from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.mm.mmu_notifier import Event, IntervalNotifier, NotifierRange
 
 
@@ -216,6 +217,19 @@ def test_insert_refuses_an_empty_range_and_a_dead_mm():
         await dead.mmput()
         with pytest.raises(EINVAL):
             await rig.core.call(m.IntervalNotifierInsert(sub, dead, FIRST, 1))
+
+    Rig().run(body)
+
+
+def test_insert_takes_what_no_process_has_and_refuses_what_wraps():
+    """The kernel asks only whether the sum overflows, not whether anybody can map there."""
+
+    async def body(rig):
+        sub = IntervalNotifier("far", rig.recorder)
+        await rig.core.call(m.IntervalNotifierInsert(sub, rig.mm, TASK_PAGES, 1))
+        await rig.core.call(m.IntervalNotifierRemove(sub))
+        with pytest.raises(EOVERFLOW):
+            await rig.core.call(m.IntervalNotifierInsert(sub, rig.mm, 2 * TASK_PAGES, 1))
 
     Rig().run(body)
 

@@ -16,9 +16,10 @@ from fault_bench import (
     with_object,
     with_user_memory,
 )  # fmt: skip
-from svm_bench import PAGE, VPN, every, where
+from svm_bench import PAGE, VPN, every, run, where
 
-from svm_actors.engine.errors import EACCES, EBUSY, EFAULT, EINVAL, EIO, ENOENT, EPERM
+from svm_actors.dma_buf.fence import Fence
+from svm_actors.engine.errors import EACCES, EBUSY, EFAULT, EINVAL, EIO, ENOENT, ENOMEM, EPERM
 from svm_actors.explore.run import BACKENDS
 from svm_actors.explore.run import run as run_world
 from svm_actors.gpu.program import GpuFault, Load, Store
@@ -60,6 +61,71 @@ def test_user_memory_is_bound_by_a_fault_and_again_after_a_change() -> None:
         assert await vm.load(at(USER + 1)) == GpuFault(EFAULT().errno)
 
     list(every(scenario, 10))
+
+
+def test_each_change_of_bound_memory_waits_for_its_flush_in_the_second_pass() -> None:
+    """SVM-R40: the first pass has asked for it, and it is still on its way."""
+
+    async def scenario(world: World) -> None:
+        process, vm, addr = await with_user_memory(world)
+        for _turn in range(3):
+            await vm.store(at(USER), b"x")
+            await process.madvise(addr, PAGE, "dontneed")
+
+    assert run(scenario).counters["SVM-R40"] == 3
+
+
+def test_a_page_is_found_through_its_own_address_only() -> None:
+    async def scenario(world: World) -> None:
+        process, vm = await with_mirror(world, 16)
+        for index in range(16):
+            await process.write(at(MIRROR + index), b"c")
+        await vm.load(at(MIRROR))
+        assert entries(vm, MIRROR, 16) == "w" * 16
+        first = VPN + MIRROR
+        folio = process.mm.page_table.get(first + 2).folio
+        assert [vm.vm.process_page(first + other, folio) for other in range(4)] == [None, None, first + 2, None]
+
+    run(scenario)
+
+
+# -- the reservation -------------------------------------------------------------------------
+
+
+def test_the_vm_is_busy_while_a_fence_is_pending_and_then_idle() -> None:
+    """VMB-R09: nobody writes entries by hand while a job may be writing them."""
+
+    async def scenario(world: World) -> None:
+        _process, vm = await start_fault(world)
+        fence, resv = Fence(world.engine, "job"), vm.vm.resv
+        assert resv.idle
+        async with resv.lock:
+            resv.add(fence)
+        assert not resv.idle
+        fence.signal()
+        assert resv.idle
+
+    run(scenario)
+
+
+def test_a_lock_without_a_slot_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        _process, vm = await start_fault(world)
+        with monkeypatch.context() as patch:
+            patch.setattr(vm.vm.resv_dma, "reserve", no_memory)
+            with pytest.raises(ENOMEM):
+                await vm.vm.resv.lock.__aenter__()
+        async with vm.vm.resv.lock:
+            pass
+
+    run(scenario)
+
+
+def no_memory(_count: int) -> None:
+    raise ENOMEM
+
+
+# -- user memory -----------------------------------------------------------------------------
 
 
 def test_where_memory_of_the_process_is_shown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from svm_actors.gpu.fault import Access
 from svm_actors.gpu.program import AtomicAdd, GpuFault, Load, Store
 from svm_actors.mm.constants import Vm
 from svm_actors.world import Process, World
+from svm_actors.xe.svm_fault import SvmFault
 
 
 def set_flag(process: Process, flag: Vm) -> None:
@@ -67,6 +69,32 @@ def test_small_chunks_want_populated_memory() -> None:
         assert spans(vm) == [(0, 4)]
 
     assert run(scenario).counters["SVM-R54"] == 1
+
+
+def test_a_range_too_small_for_device_memory_is_served_at_once() -> None:
+    """SVM-B12: where device memory comes in 64 KiB, what is smaller stays, and nobody starts again for it."""
+    stats: list[dict[str, int]] = []
+
+    async def scenario(world: World) -> None:
+        process, vm = await start(world, 4, chunk_pages=(4, 1))
+        vm.vm.device.needs_64k = True
+        for index in range(4):
+            await process.write(page(index), b"c")
+        await vm.store(page(1), b"g")
+        assert (spans(vm), where(process, 4)) == ([(0, 4)], "rrrr")
+        stats.append(vm.vm.device.gt_stats)
+
+    assert "migrate.attempt" not in run(scenario).counters
+    assert stats[0]["svm_16K_pagefault_count"] == 1
+
+
+def test_ranges_are_counted_by_their_size() -> None:
+    counted: list[str] = []
+    fault: Any = SimpleNamespace(vm=SimpleNamespace(device=SimpleNamespace(count_stat=counted.append)))
+    for npages in (1, 16, 256, 512):
+        range_: Any = SimpleNamespace(npages=npages)
+        SvmFault._count(fault, range_, "bind")
+    assert counted == [f"svm_{size}_bind_count" for size in ("4K", "64K", "1M", "2M")]
 
 
 def test_memory_that_is_not_anonymous_stays_in_ram() -> None:
