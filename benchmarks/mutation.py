@@ -40,6 +40,8 @@ PACKAGE: Final = ROOT / "svm_actors"
 PAGE: Final = ROOT / "docs" / "mutation.md"
 STORE: Final = ROOT / "benchmarks" / "mutation.jsonl"
 MEASURED: Final = ROOT / "benchmarks" / "mutation_measured.json"
+SECOND: Final = {"page": ROOT / "docs" / "mutation_second.md", "measured": ROOT / "benchmarks" / "mutation_second.json"}
+"""A sample that was counted as it was drawn."""
 JUDGEMENTS: Final = ROOT / "benchmarks" / "mutation_judgements.txt"
 SAMPLE: Final = 140
 SEED: Final = 1
@@ -98,6 +100,10 @@ class Measured:
     """How many mutants these have."""
     rows: tuple[Row, ...]
     """The sample."""
+    asked: int = SAMPLE
+    """How many were asked for; every module gives one at least."""
+    mended: bool = False
+    """What was missed at first has got a test, and was judged again."""
 
 
 @attrs.frozen
@@ -142,13 +148,13 @@ class Store:
 def read_measured(path: Path = MEASURED) -> Measured:
     """The run that is kept with the sources."""
     entry = json.loads(path.read_text(encoding="utf-8"))
-    return Measured(entry["seed"], entry["places"], entry["mutants"], tuple(Row(**row) for row in entry["rows"]))
+    return Measured(**{**entry, "rows": tuple(Row(**row) for row in entry["rows"])})
 
 
 def write_measured(measured: Measured, path: Path = MEASURED) -> None:
     """One row a line, so that two runs can be compared; times are left out."""
     rows = ",\n".join(json.dumps({**attrs.asdict(row), "seconds": 0.0}) for row in measured.rows)
-    head = json.dumps({"seed": measured.seed, "places": measured.places, "mutants": measured.mutants})
+    head = json.dumps(attrs.asdict(measured, filter=lambda field, _value: field.name != "rows"))
     path.write_text(f'{head[:-1]}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
 
 
@@ -264,8 +270,7 @@ survived up to *tests* and was judged equivalent then need not have been taken t
 twenty times its usual steps, a process that hangs or ends, count as noticed; the unchanged model has to hold on every
 rung (`--check`).
 
-What a sample showed to be missed has got a test since, so its rate says what was reached; how much the tests notice
-that were not written for it is what a run with another seed says.
+{mended}
 
 **{killed} of {changing} mutants that change behaviour were noticed: {rate:.1%}** (the goal is {goal:.0%});
 {equivalent} are equivalent.
@@ -273,9 +278,13 @@ that were not written for it is what a run with another seed says.
 Made by
 
     pip install -e '.[test,mutation]'
-    python -m benchmarks mutation --sample {sample}
+    python -m benchmarks mutation --sample {sample} --seed {seed}
 
 """
+MENDED: Final = """What this sample showed to be missed has got a test since and was judged again, so its rate says
+what was reached; a second sample, counted as it was drawn, is in mutation_second.md."""
+AS_DRAWN: Final = """Nobody had looked at these mutants before they were counted, so the rate is that of tests
+which were not written for them.  What was missed has got a test afterwards.  The first sample is in mutation.md."""
 
 
 def kinds(rows: Sequence[Row], judgements: dict[str, Judgement]) -> tuple[int, int]:
@@ -297,7 +306,8 @@ def page(measured: Measured, judgements: dict[str, Judgement]) -> str:
         places=sum(measured.places.values()),
         mutants=sum(measured.mutants.values()),
         drawn=len(measured.rows),
-        sample=SAMPLE,
+        sample=measured.asked,
+        mended=MENDED if measured.mended else AS_DRAWN,
         seed=measured.seed,
         killed=killed,
         changing=len(measured.rows) - equal,
@@ -376,7 +386,7 @@ def make_run(options: argparse.Namespace) -> bool:
     if missing:
         make_rows(store, missing, options.rungs)
     rows = tuple(row for mutant in mutants if (row := store.get(mutant.key)) is not None)
-    write_measured(Measured(options.seed, sizes, counts, rows), options.measured)
+    write_measured(Measured(options.seed, sizes, counts, rows, options.sample, options.again), options.measured)
     return True
 
 

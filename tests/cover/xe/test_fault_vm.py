@@ -89,6 +89,23 @@ def test_a_page_is_found_through_its_own_address_only() -> None:
     run(scenario)
 
 
+def test_which_page_of_the_process_is_at_an_address() -> None:
+    """As the tree of mappings has it: mirrored memory at its own, user memory where it lies, objects nowhere."""
+
+    async def scenario(world: World) -> None:
+        process, vm = await with_mirror(world)
+        addr = await process.mmap(2 * PAGE)
+        await vm.bind_userptr(at(USER), addr, 2 * PAGE)
+        await vm.bind(at(OBJECT), await vm.create_bo(PAGE))
+        shown = vm.vm.shown_page
+        assert shown(VPN + MIRROR + 1) == VPN + MIRROR + 1
+        assert shown(VPN + USER + 1) == addr // PAGE + 1
+        assert shown(VPN + OBJECT) is None
+        assert shown(VPN + OBJECT + 1) is None
+
+    run(scenario)
+
+
 # -- the reservation -------------------------------------------------------------------------
 
 
