@@ -48,7 +48,7 @@ Every planted bug (`svm-actors bugs`) in the built-in story that shows it.
 A cell is the median number of schedules to the first failing one over the trials that found it; `(n)` is how many
 did, when not all; `-` is none, `n/r` was not measured.  A trial that found nothing counts in the last rows as if it
 had at its cap, which flatters the columns that miss much.  `batch` is the baseline: trio's own scheduling, in which
-every task that can run does one op per round, in an order shuffled by the seed.  What `pct` and `delay` (2 runs) and
+every task that can run does one op per round, in an order shuffled by the seed.  What `pct` and `delay` (3 runs) and
 `urw` and `surw` (10 runs) learn about a story beforehand is learned once for all trials and not counted.  Fair PCT has
 no column: it is PCT until a run is longer than its story.
 

@@ -26,7 +26,7 @@ from typing import Final
 import attrs
 
 from svm_actors.explore.strategies.portfolio import MEMBERS
-from svm_actors.explore.strategies.profile import RANDOM_RUNS
+from svm_actors.explore.strategies.profile import HORIZON_RUNS, RANDOM_RUNS
 
 EPOCH: Final = 256
 """Runs that are dealt out together."""
@@ -38,7 +38,10 @@ DECAY: Final = 0.5
 """What the yield and the cost of an epoch count for in the next decision but one, and so on."""
 PRIOR: Final = 1.0
 """New features credited to every member in an epoch, so that nobody's yield is nothing."""
-PROFILE_RUNS: Final = {"pct": 2, "delay": 2, "fair_pct": 2, "surw": RANDOM_RUNS + 1, "urw": RANDOM_RUNS + 1}
+PROFILE_RUNS: Final = {
+    **dict.fromkeys(("delay", "fair_pct", "pct"), HORIZON_RUNS + 2),
+    **dict.fromkeys(("surw", "urw"), RANDOM_RUNS + 1),
+}
 """Runs that a strategy makes beforehand to learn the program; none when absent."""
 
 

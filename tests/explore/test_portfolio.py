@@ -12,7 +12,7 @@ from svm_actors.explore.portfolio import EPOCH, FLOOR, LAG, Allocation, cost_in_
 from svm_actors.explore.run import execute, learned, run
 from svm_actors.explore.settings import Settings
 from svm_actors.explore.strategies.portfolio import MEMBERS, member_of
-from svm_actors.explore.strategies.profile import Canonical, Counting
+from svm_actors.explore.strategies.profile import HORIZON_RUNS, Canonical, Counting
 from svm_actors.explore.targets import subject_named
 from svm_actors.world import World
 
@@ -71,7 +71,7 @@ def test_a_costly_member_gets_fewer_runs() -> None:
 
 def test_costs_count_the_profile() -> None:
     assert cost_in_steps("random", 100, profiled=True) == 100
-    assert cost_in_steps("fair_pct", 100, profiled=True) == 300
+    assert cost_in_steps("fair_pct", 100, profiled=True) == 400
     assert cost_in_steps("surw", 100, profiled=True) == 1100
     assert cost_in_steps("surw", 100, profiled=False) == 100
 
@@ -159,4 +159,4 @@ def test_a_horizon_covers_the_choices_of_a_run() -> None:
     settings = Settings("pct", False, 100_000)
     canonical = Counting(Canonical())
     execute(subject, settings, canonical, "0", (), "direct", record=False, digest=False)
-    assert learned(subject, settings, (), 0).horizon > 5 * canonical.contested
+    assert learned(subject, settings, (), HORIZON_RUNS).horizon > 5 * canonical.contested

@@ -23,7 +23,7 @@ from svm_actors.explore.strategies.pct import Pct, cycled_depth
 from svm_actors.explore.strategies.portfolio import NAME as PORTFOLIO
 from svm_actors.explore.strategies.portfolio import member_of
 from svm_actors.explore.strategies.pos import Pos
-from svm_actors.explore.strategies.profile import DEFAULT_HORIZON, RANDOM_RUNS, Profile
+from svm_actors.explore.strategies.profile import DEFAULT_HORIZON, HORIZON_RUNS, RANDOM_RUNS, Profile
 from svm_actors.explore.strategies.random_walk import RandomWalk
 from svm_actors.explore.strategies.replay import Replay
 from svm_actors.explore.strategies.rp import RandomPriority
@@ -75,8 +75,8 @@ class Basis:
 
     @property
     def horizon(self) -> int:
-        """Contested steps to expect, from two runs."""
-        return self.learn(0).horizon or DEFAULT_HORIZON
+        """Contested steps to expect, from three runs."""
+        return self.learn(HORIZON_RUNS).horizon or DEFAULT_HORIZON
 
     @property
     def profile(self) -> Profile:

@@ -28,6 +28,12 @@ Key = TypeVar("Key")
 
 RANDOM_RUNS: Final = 9
 """Random walks in a full profile, beside the canonical run."""
+HORIZON_RUNS: Final = 1
+"""Random walks that a horizon takes, beside the canonical run and its reverse.
+
+Those two let one task after the other have its way, and so meet few choices: 35 where a walk through the same random
+program meets hundreds.
+"""
 DEFAULT_HORIZON: Final = 1000
 """Contested steps assumed of a program of which nothing is known."""
 LOCKING: Final = frozenset({"lock", "trylock", "read_lock", "unlock"})
@@ -78,6 +84,16 @@ class Canonical:
         return 0
 
 
+class Reversed(Canonical):
+    """The other extreme: always the enabled task that was created last."""
+
+    name = "reversed"
+
+    def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
+        """The last."""
+        return len(candidates) - 1
+
+
 class Counting:
     """Counts what a run does while another chooser makes its choices."""
 
@@ -119,11 +135,12 @@ class Counting:
 def learn(run: Callable[[Chooser], object], random_runs: int = RANDOM_RUNS) -> Profile:
     """Make the canonical run and so many random walks; ``run`` makes one and returns when it has ended.
 
-    None stands for one: a horizon needs a walk beside the canonical run, which lets one task after the other
-    have its way and so meets few choices, 35 where a walk through the same program meets hundreds.
+    Where there are few walks the reversed canonical run is made besides: a single run does not show how many choices
+    there are, where the task that comes first is the short one.
     """
-    walks = [RandomWalk(f"profile/{number}") for number in range(random_runs or 1)]
-    choosers: list[Chooser] = [Canonical(), *walks]
+    choosers: list[Chooser] = [Canonical(), *(RandomWalk(f"profile/{number}") for number in range(random_runs))]
+    if random_runs <= HORIZON_RUNS:
+        choosers.append(Reversed())
     found = Profile()
     for chooser in choosers:
         counting = Counting(chooser)

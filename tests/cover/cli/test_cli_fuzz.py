@@ -24,7 +24,7 @@ def test_a_mix_that_holds(tmp_path: Path) -> None:
     assert re.search(r"toy\.py +12 +\d+ +0\n", answer.out)
     assert re.search(r"coverage: \d+ features\n", answer.out)
     assert re.search(r"races never reached: \d+\n", answer.out)
-    assert re.search(r"strategy +runs +steps +failing +new features\npct +\d+ +\d+ +0 +\d+\n", answer.out)
+    assert re.search(r"strategy +runs +steps +failing +new features\nfair_pct +\d+ +\d+ +0 +\d+\n", answer.out)
     assert not (tmp_path / "failures").exists()
 
 

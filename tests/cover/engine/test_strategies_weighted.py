@@ -14,7 +14,7 @@ from svm_actors.engine.engine import Engine
 from svm_actors.engine.locks import Mutex
 from svm_actors.explore.strategies import Delay, Profile, Surw, Urw
 from svm_actors.explore.strategies.delay import first_in_turn
-from svm_actors.explore.strategies.profile import Canonical, Counting, Remaining, learn, weighted
+from svm_actors.explore.strategies.profile import Canonical, Counting, Remaining, Reversed, learn, weighted
 from svm_actors.explore.strategies.surw import draw_interesting
 from svm_actors.explore.toys import mailbox, run_toy, same
 
@@ -61,8 +61,16 @@ def test_a_profile_is_the_maximum_over_its_runs() -> None:
     run_on("direct", branching, alone)
     assert ("main/b.0", "y") not in alone.profile().touches
     assert profile(9).touches["main/b.0", "y"] == 5
-    assert profile(0) == profile(1), "one walk is made at least"
+    assert profile(0).touches["main/b.0", "y"] == 5, "the reversed run is the other extreme"
     assert profile(9).locks == {"m"}
+
+
+def test_the_reversed_run_takes_the_last_one() -> None:
+    log: list[int] = []
+    run_toy(same(3, 2, log), Reversed())
+    assert log == [2, 2, 1, 1, 0, 0]
+    run_toy(same(3, 2, log), Canonical())
+    assert log == [0, 0, 1, 1, 2, 2]
 
 
 def test_counts_go_by_creation_path_and_never_by_number() -> None:
