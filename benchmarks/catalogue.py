@@ -2,7 +2,8 @@
 
 * ``python -m benchmarks catalogue --none``: write them, with what was measured of the bugs before;
 * ``... --hunts FILE [--shrunk STORE]``: take in what ``svm-actors bugs --check --json`` has printed, which says in how
-  many schedules a bug is found, and what ``python -m benchmarks shrinking`` keeps, of which the smallest run is shown.
+  many schedules a bug is found, and what ``python -m benchmarks shrinking`` keeps, of which the shortest run is shown;
+  where that has none of this version, the run that was shown before stays.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def main(arguments: Sequence[str]) -> int:
             row = smallest(store, bug)
             if row is not None:
                 found[bug] = measured_of(runs, row)
+            elif bug in found:
+                found[bug] = attrs.evolve(found[bug], runs=runs)
     write_measured(found)
     print(f"wrote {write_pages(found)} pages to {PAGES.relative_to(ROOT)}")
     return 0
