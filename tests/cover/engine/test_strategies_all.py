@@ -8,7 +8,7 @@ from engine_toys import TOYS, run_on
 from svm_actors.explore.run import learned, run
 from svm_actors.explore.settings import Settings
 from svm_actors.explore.strategies import STRATEGIES, make
-from svm_actors.explore.strategies.profile import RANDOM_RUNS, Profile, learn
+from svm_actors.explore.strategies.profile import HORIZON_RUNS, RANDOM_RUNS, Profile, learn
 from svm_actors.explore.subject import subject_of
 from svm_actors.explore.toys import lost, run_toy
 from svm_actors.world import World
@@ -39,7 +39,7 @@ def test_equal_seeds_make_equal_runs_on_both_back_ends(name: str, toy: str) -> N
 
 @pytest.mark.parametrize("name", SEARCHING)
 def test_seeds_matter(name: str) -> None:
-    profile = {runs: profile_of("locks", runs) for runs in (0, RANDOM_RUNS)}
+    profile = {runs: profile_of("locks", runs) for runs in (HORIZON_RUNS, RANDOM_RUNS)}
     tapes = {
         tuple(run_on("direct", TOYS["locks"], make(name, seed, profile.__getitem__)).engine.tape) for seed in range(30)
     }
