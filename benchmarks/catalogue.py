@@ -31,13 +31,11 @@ PAGES: Final = ROOT / "docs" / "catalogue"
 STORE: Final = PAGES / "measured.json"
 
 
-def hunted(path: Path) -> dict[str, tuple[int, ...]]:
+def counts(path: Path) -> dict[str, tuple[int, ...]]:
     """Schedules by bug, of bugs that were found with every seed."""
-    by_bug: dict[str, dict[str, int]] = {}
-    for one in json.loads(path.read_text(encoding="utf-8"))["hunts"]:
-        if one["found"]:
-            by_bug.setdefault(one["bug"], {})[one["seed"]] = one["runs"]
-    return {bug: tuple(runs[seed] for seed in SEEDS) for bug, runs in by_bug.items() if set(SEEDS) <= set(runs)}
+    found = shrinking.hunted(path)
+    wanted = {bug: [(bug, int(seed)) for seed in SEEDS] for bug, _seed in found}
+    return {bug: tuple(found[key]["runs"] for key in keys) for bug, keys in wanted.items() if found.keys() >= set(keys)}
 
 
 def smallest(store: shrinking.Store, bug: str) -> shrinking.Row | None:
@@ -129,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     found = read_measured()
     if options.hunts:
         store = shrinking.Store(options.shrunk, stamp())
-        for bug, runs in hunted(options.hunts).items():
+        for bug, runs in counts(options.hunts).items():
             row = smallest(store, bug)
             if row is not None:
                 found[bug] = measured_of(runs, row)

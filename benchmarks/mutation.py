@@ -41,7 +41,7 @@ PAGE: Final = ROOT / "docs" / "mutation.md"
 STORE: Final = ROOT / "benchmarks" / "mutation.jsonl"
 MEASURED: Final = ROOT / "benchmarks" / "mutation_measured.json"
 SECOND: Final = {"page": ROOT / "docs" / "mutation_second.md", "measured": ROOT / "benchmarks" / "mutation_second.json"}
-"""A sample that was counted as it was drawn."""
+"""Where a sample is kept that was counted as it was drawn, by option."""
 JUDGEMENTS: Final = ROOT / "benchmarks" / "mutation_judgements.txt"
 SAMPLE: Final = 140
 SEED: Final = 1
@@ -278,7 +278,7 @@ rung (`--check`).
 Made by
 
     pip install -e '.[test,mutation]'
-    python -m benchmarks mutation --sample {sample} --seed {seed}
+    python -m benchmarks mutation --sample {sample} --seed {seed}{where}
 
 """
 MENDED: Final = """What this sample showed to be missed has got a test since and was judged again, so its rate says
@@ -299,6 +299,11 @@ def rate(measured: Measured, judgements: dict[str, Judgement]) -> float:
     return killed / max(1, len(measured.rows) - equal)
 
 
+def kept_beside() -> str:
+    """The options that keep a second sample from taking the place of the first."""
+    return "".join(f" --{name} {path.relative_to(ROOT)}" for name, path in SECOND.items())
+
+
 def page(measured: Measured, judgements: dict[str, Judgement]) -> str:
     """The whole page."""
     killed, equal = kinds(measured.rows, judgements)
@@ -308,6 +313,7 @@ def page(measured: Measured, judgements: dict[str, Judgement]) -> str:
         drawn=len(measured.rows),
         sample=measured.asked,
         mended=MENDED if measured.mended else AS_DRAWN,
+        where="" if measured.mended else kept_beside(),
         seed=measured.seed,
         killed=killed,
         changing=len(measured.rows) - equal,

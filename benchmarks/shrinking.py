@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -152,10 +152,10 @@ class Store:
         return list(self._rows.values())
 
 
-def hunted(path: Path) -> dict[tuple[str, int], str]:
-    """The failing runs of hunts, by bug and seed."""
+def hunted(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The hunts that found their bug, by bug and seed, from what ``svm-actors bugs --check --json`` has printed."""
     hunts = json.loads(path.read_text(encoding="utf-8"))["hunts"]
-    return {(one["bug"], int(one["seed"])): one["token"] for one in hunts if one["found"]}
+    return {(one["bug"], int(one["seed"])): one for one in hunts if one["found"]}
 
 
 def make_row(call: tuple[Key, str]) -> Row:
@@ -218,7 +218,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     options = parser.parse_args(arguments)
     store = Store(options.store, stamp())
-    failing = hunted(options.hunts) if options.hunts else {}
+    hunts = hunted(options.hunts) if options.hunts else {}
+    failing = {which: str(one["token"]) for which, one in hunts.items()}
     keys = [Key(bug, seed, options.seconds) for bug in options.bugs for seed in options.seeds]
     asked: list[Row] = []
     for row in _rows(store, keys, failing, options.jobs):
