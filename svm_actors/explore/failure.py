@@ -2,7 +2,8 @@
 
 Two failures are the same when their *class* is: oracle, rule and normalised message (exploration
 digest, section 1.4, "Shrinking").  Normalising takes out what differs from schedule to schedule:
-numbers, page contents, and of a deadlock everything but the ops the blocked tasks are stuck in.
+numbers, page contents, who holds a page besides, and of a deadlock everything but the ops the blocked tasks are stuck
+in.
 """
 
 from __future__ import annotations
@@ -32,9 +33,15 @@ VERBS: Final = PACKAGE / "world"
 """Errors raised in here are about how the scenario called a verb."""
 
 _BYTES: Final = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""")
-_NUMBER: Final = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b|\b[0-9a-f]{8,}\b|\d+")
-"""Decimal, or hexadecimal with or without a prefix; at last any digits inside a name."""
+_NUMBER: Final = re.compile(
+    r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b|\b[0-9a-f]{8,}\b"
+    r"|(?<=\bfolio:)[0-9a-f]+\b|(?<=\[)[0-9a-f]+(?=[,-])|(?<=[,-])[0-9a-f]+(?=[\])])|\d+"
+)
+"""Decimal, or hexadecimal with or without a prefix; the name of a page and the bounds of a range, which may have no
+decimal digit in them; at last any digits inside a name."""
 _LIST: Final = re.compile(r"N(?:, ?N)+")
+_HOLDERS: Final = re.compile(r"\brefs\[[^\]]*\]")
+"""Who else holds a page at that moment."""
 _BLOCKED: Final = re.compile(r"^ +\S+ is blocked in (.*?); its thread", re.MULTILINE)
 _MOST_FREQUENT: Final = re.compile(r"most frequent of the last \d+ steps: \S+: (.*) \(")
 _LONGEST = 300
@@ -126,7 +133,7 @@ def stuck_in(message: str) -> frozenset[str]:
 
 
 def _plain(text: str) -> str:
-    text = _NUMBER.sub("N", _BYTES.sub("BYTES", text))
+    text = _NUMBER.sub("N", _HOLDERS.sub("refs[]", _BYTES.sub("BYTES", text)))
     return " ".join(_LIST.sub("N", text).split())
 
 

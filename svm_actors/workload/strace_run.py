@@ -11,6 +11,9 @@ then meet memory that is gone, and their errors are taken as the answer, as a pr
 
 What is right is for the oracles to say: coherence, lifetime, invariants.  The replay itself checks nothing but, on
 demand, that the recorded order gives the recorded results (``ReplayRun.surprises``).
+
+A turn of the GPU tasks is an operation of the program like a call, and comes whether the calls before it are made or
+left out: so a failure keeps the one eviction or access it needs when the calls around it go.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ BIG_SHARE: Final = 16
 STRUCTURE: Final = (Fork, Exec, Exit, Wait)
 """Actions that order the threads: a replay needs all of them."""
 FOLLOW_EVERY: Final = 3
-"""A GPU task makes one program per so many calls."""
+"""A GPU task does one thing per so many calls."""
 
 
 @attrs.define
@@ -96,8 +99,8 @@ class ReplayRun:
         self.spaces: dict[int, Space] = {}
         self.where: dict[int, int] = {}
         """Address space of each thread."""
-        self.begun = 0
-        """Calls begun so far; what the GPU tasks follow."""
+        self.latest = -1
+        """Position in the window of the latest call whose turn came, made or left out; what the GPU tasks follow."""
         self.done: set[int] = set()
         self.surprises: list[Surprise] = []
         self.progress = WaitQueue(world.engine, "replay.progress")
@@ -169,6 +172,7 @@ class ReplayRun:
     async def _thread(self, nursery: Nursery, number: int) -> None:
         for step in self._steps.get(number, ()):
             await self._turn(step)
+            self.latest = max(self.latest, step.number - self.window.first)
             if self._left_out(step):
                 self.done.add(step.number)
                 self.progress.wake_up()
@@ -176,9 +180,9 @@ class ReplayRun:
             self._begin(step)
             with self.kept.doing(step.number - self.window.first):
                 await self._perform(nursery, step)
-            self.done.add(step.number)
-            self.progress.wake_up()
-            await self._touch(step)
+                self.done.add(step.number)
+                self.progress.wake_up()
+                await self._touch(step)
         self._left -= 1
         self.progress.wake_up()
 
@@ -196,7 +200,6 @@ class ReplayRun:
 
     def _begin(self, step: Step) -> None:
         """Tell the GPU tasks which pages the call is about."""
-        self.begun += 1
         targets = self.spaces[self.where[step.thread]].targets
         for pages in pages_about(step):
             targets.extend(some_pages(pages))
@@ -296,17 +299,21 @@ class ReplayRun:
 
     async def _gpu(self, vm: GpuVm, space: Space) -> None:
         """Follow the calls with loads, stores and atomics; now and then with memory pressure."""
-        seen = -FOLLOW_EVERY
-        while await self._next_call(seen + FOLLOW_EVERY):
-            seen = self.begun
-            if space.targets:
-                addr = space.targets[self.world.choose(len(space.targets), "target")]
-                await self._program(vm, space, addr)
+        turn = max(0, self.latest) // FOLLOW_EVERY
+        while await self._next_turn(turn):
+            number = len(self.window.steps) + turn
+            if number in self.kept and space.targets:
+                with self.kept.doing(number):
+                    newest = len(space.targets) - 1
+                    addr = space.targets[newest - self.world.choose(newest + 1, "target")]
+                    await self._program(vm, space, addr)
+            turn += 1
 
-    async def _next_call(self, count: int) -> bool:
-        """Wait until so many calls have begun; False when the threads are done before that."""
-        await self.progress.wait_event(lambda: self.begun >= count or not self._left)
-        return self.begun >= count
+    async def _next_turn(self, turn: int) -> bool:
+        """Wait until the first call of this turn, or a later one; False when the threads are done before that."""
+        call = turn * FOLLOW_EVERY
+        await self.progress.wait_event(lambda: self.latest >= call or not self._left)
+        return self.latest >= call
 
     async def _program(self, vm: GpuVm, space: Space, addr: int) -> None:
         kind = self.world.choose(8, "GPU work")
@@ -316,7 +323,7 @@ class ReplayRun:
             elif kind == 6:
                 await self.world.gpu().evict(PAGE)
             else:
-                await vm.run((instruction(kind, addr >> PAGE_SHIFT, self.begun),))
+                await vm.run((instruction(kind, addr >> PAGE_SHIFT, self.latest),))
         except KernelError:
             self.world.engine.count("replay.gpu_work_refused")
 
@@ -409,8 +416,14 @@ def replay_scenario(window: Window, order: str | None = None) -> ProgramScenario
 
 
 def list_operations(window: Window) -> tuple[Operation, ...]:
-    """The steps of the window; what creates and ends threads is among them, but is never left out."""
-    return tuple(Operation(f"thread {step.thread}", step_text(step)) for step in window.steps)
+    """The steps of the window, then the turns of the GPU tasks.  What creates and ends threads is among the steps, but
+    is never left out."""
+    steps = [Operation(f"thread {step.thread}", step_text(step)) for step in window.steps]
+    turns = [
+        Operation("gpu", f"an access, or memory pressure, after the turn of call {call}")
+        for call in range(0, len(steps), FOLLOW_EVERY)
+    ]
+    return (*steps, *turns)
 
 
 def step_text(step: Step) -> str:

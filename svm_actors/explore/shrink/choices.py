@@ -1,8 +1,8 @@
 """The passes over the choices of a run (exploration digest, section 1.4), numbered as there.
 
-(1) :func:`shortest_prefix`, (3) :func:`reset_choices`, the workhorse, (4) :func:`lower_choices`; (2) is in
-:mod:`svm_actors.explore.shrink.operations`, (5) and (6) are in :mod:`svm_actors.explore.shrink.joining`.  One more:
-:func:`defer_preemptions` lets a task run on until it blocks.
+(1) :func:`shortest_prefix`, (3) :func:`reset_choices`, the workhorse, (4) :func:`lower_draws` and
+:func:`lower_choices`; (2) is in :mod:`svm_actors.explore.shrink.operations`, (5) and (6) are in
+:mod:`svm_actors.explore.shrink.joining`.  One more: :func:`defer_preemptions` lets a task run on until it blocks.
 
 A pass returns nothing: what it found is ``shrinker.best``.
 """
@@ -55,9 +55,18 @@ def _reset_chunks(shrinker: Shrinker, size: int) -> bool:
     return found
 
 
+def lower_draws(shrinker: Shrinker) -> None:
+    """(4) Try smaller values of the data draws that are left."""
+    _lower_each(shrinker, [one for one in shrinker.best.deviations if not one.options])
+
+
 def lower_choices(shrinker: Shrinker) -> None:
-    """(4) Try smaller values of the data draws that are left, and earlier tasks at the switches that are left."""
-    for one in list(shrinker.best.deviations):
+    """(4) The same, and try earlier tasks at the switches that are left."""
+    _lower_each(shrinker, list(shrinker.best.deviations))
+
+
+def _lower_each(shrinker: Shrinker, decisions: list[Decision]) -> None:
+    for one in decisions:
         for value in _lower(one):
             plan = shrinker.best.plan
             if one.point in plan and shrinker.attempt({**plan, one.point: value}, shrinker.best.kept):

@@ -22,6 +22,7 @@ from svm_actors.explore.shrink.operations import (
     search_chunks,
     search_large,
     search_smaller_programs,
+    search_stretches,
 )
 from svm_actors.explore.shrink.recording import Case, Recording
 from svm_actors.explore.shrink.result import Needed, Shrunk, draws_of, switches_of
@@ -56,11 +57,16 @@ ROUND: Final[tuple[Callable[[Shrinker], None], ...]] = (
     choices.reset_choices,
     join_stretches,
     choices.reset_choices,
-    choices.lower_choices,
+    choices.lower_draws,
     choices.defer_preemptions,
 )
 """Passes that make a few runs for each thing they try."""
-SEARCHES: Final[tuple[Callable[[Shrinker], bool], ...]] = (drop_pairs, search_chunks, search_smaller_programs)
+SEARCHES: Final[tuple[Callable[[Shrinker], bool], ...]] = (
+    drop_pairs,
+    search_chunks,
+    search_stretches,
+    search_smaller_programs,
+)
 """Passes that make many; each is made when the ones before find nothing more."""
 LAST: Final[tuple[Callable[[Shrinker], None], ...]] = (lower_arguments, choices.lower_choices)
 """Passes that make what is left easier to read."""

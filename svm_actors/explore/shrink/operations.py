@@ -1,10 +1,10 @@
 """Pass (2): leave out operations of the program (exploration digest, section 1.4), cheap ways first.
 
 :func:`drop_operations` and :func:`drop_pairs` make at most two runs for each smaller program: the deviations of the
-best run, and its order.  Where these do not fail, other schedules may: :func:`search_chunks` tries a few for each
-chunk, :func:`search_smaller_programs` many for each one and each two operations left out, the more of them the more
-operations there are.  Operations come first in merit, so a new schedule of a smaller program is an improvement; its
-own deviations are reset afterwards.
+best run, and its order.  Where these do not fail, other schedules may: :func:`search_chunks` and
+:func:`search_stretches` try a few for each chunk, :func:`search_smaller_programs` many for each one and each two
+operations left out, the more of them the more operations there are.  Operations come first in merit, so a new schedule
+of a smaller program is an improvement; its own deviations are reset afterwards.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ HANDFUL: Final = 6
 """Operations that a person keeps in mind: a program with more is searched for as long as is sensible."""
 PAIRS: Final = 10
 """Operations of a program of which every two are tried."""
+STRETCHED: Final = 16
+"""Operations of a program of which every stretch is tried."""
 EFFORTS: Final = ((1, 60, 12), (HANDFUL, 240, 60), (HANDFUL, 960, 60))
 """A program of more operations than the first number is searched with so many schedules of each program without one
 of them, and so many of each without two."""
@@ -80,6 +82,24 @@ def drop_pairs(shrinker: Shrinker) -> bool:
             found = True
             reset_choices(shrinker)
     return found
+
+
+def search_stretches(shrinker: Shrinker) -> bool:
+    """Of a program that is not small yet, search what is left without any stretch of operations, the longest first;
+    True when one could go.
+
+    Operations that follow each other often need each other, as moves of one mapping from place to place do, and where
+    halves and quarters begin is chance.
+    """
+    numbers = shrinker.best.numbers
+    count = len(numbers)
+    if not shrinker.best.run.subject.is_program or not HANDFUL < count <= STRETCHED:
+        return False
+    return any(
+        _searched(shrinker, frozenset(numbers[:start] + numbers[start + size :]), SEARCHES)
+        for size in range(count - 1, 2, -1)
+        for start in range(count - size, -1, -1)
+    )
 
 
 def search_smaller_programs(shrinker: Shrinker) -> bool:

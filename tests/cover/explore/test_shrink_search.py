@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 import svm_actors.explore.run
+from svm_actors.engine.errors import PropertyFailed
 from svm_actors.engine.op import Op
 from svm_actors.engine.task import NOBODY, Task, Thread
 from svm_actors.explore.failure import Failure
@@ -25,6 +26,7 @@ from svm_actors.explore.strategies import Replay
 from svm_actors.explore.strategies.guided import Handover, Recorder
 from svm_actors.explore.subject import Scenario, subject_of
 from svm_actors.explore.targets import subject_named
+from svm_actors.workload.program import Kept, Operation, ProgramScenario
 from svm_actors.world import World
 
 
@@ -200,6 +202,24 @@ def test_a_large_program_is_searched_at_once_and_a_small_one_is_not() -> None:
     before = shrinker.runs
     operations.search_large(shrinker)
     assert shrinker.runs == before
+
+
+def test_a_stretch_of_operations_that_need_each_other_goes_at_once() -> None:
+    """Of nine, 2 to 5 are a chain: without one of its links what comes after makes no sense."""
+
+    async def perform(world: World, _program: None, kept: Kept) -> None:
+        links = [number in kept for number in range(2, 6)]
+        needed = all(number in kept for number in (0, 1, 6, 7))
+        await world.engine.step("local")
+        if needed and all(links) == any(links):
+            raise PropertyFailed("toy", "lost", "it is lost")
+
+    program = ProgramScenario(lambda _draw: None, lambda _: [Operation("t", str(n)) for n in range(9)], perform)
+    shrinker = unjudged(program, run(program, backend="direct"))
+    assert not operations.search_chunks(shrinker) or len(shrinker.best.numbers) == 8
+    assert operations.search_stretches(shrinker)
+    assert shrinker.best.numbers == [0, 1, 6, 7]
+    assert not operations.search_stretches(shrinker), "a handful is small enough"
 
 
 def test_runs_bound_a_search() -> None:

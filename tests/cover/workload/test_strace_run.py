@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from workload_files import DEMOS, STRACE_FILES
 
-from svm_actors.explore.run import Backend, Run, run
+from svm_actors.explore.run import Backend, Run, execute, run
+from svm_actors.explore.settings import Settings
+from svm_actors.explore.strategies.guided import Point, Recorder
+from svm_actors.explore.subject import Subject, subject_of
 from svm_actors.workload.ranges import RangeMap
 from svm_actors.workload.strace_actions import Mremap
 from svm_actors.workload.strace_program import StraceProgram, Walk, read_program
-from svm_actors.workload.strace_run import ReplayRun, instruction, replay_scenario, some_pages, stamp
+from svm_actors.workload.strace_run import FOLLOW_EVERY, ReplayRun, instruction, replay_scenario, some_pages, stamp
 from svm_actors.workload.strace_windows import Follower, Mapped, Window, move, windows
 from svm_actors.world import Config, World
 
@@ -255,3 +258,37 @@ def test_programs_without_steps_have_no_windows() -> None:
     program = read_program(DEMOS[0])
     empty = StraceProgram(program.file, (), (), (), program.log)
     assert windows(empty) == []
+
+
+# -- operations that are left out ----------------------------------------------------
+
+
+def test_a_turn_of_the_gpus_is_an_operation_that_comes_without_the_calls() -> None:
+    window = windows(read_program(DEMOS[0]))[0]
+    scenario = replay_scenario(window, "recorded")
+    calls = len(window.steps)
+    turns = list(range(calls, len(scenario.operations(()))))
+    assert len(turns) == -(-calls // FOLLOW_EVERY)
+
+    def faults(kept: set[int]) -> int:
+        """Of the GPU; the canonical schedule has a store in each turn."""
+        made = run(scenario.keeping(frozenset(kept)), backend="direct", record=True)
+        assert made.failure is None
+        assert made.trace is not None
+        return sum(line.startswith("main/gpu") and "send gpu0.faults" in line for line in made.trace)
+
+    assert (faults({0, 1}), faults({0, 1, turns[-1]})) == (0, 1)
+
+
+def test_what_is_drawn_for_a_call_keeps_its_name_without_the_others() -> None:
+    window = windows(read_program(DEMOS[0]))[0]
+    whole = subject_of(replay_scenario(window, "recorded"))
+    kept = frozenset({5, 8, len(window.steps) + 2})
+
+    def drawn(subject: Subject) -> set[Point]:
+        recorder = Recorder()
+        execute(subject, Settings(), recorder, "0", (), "direct", record=False, digest=False)
+        points = {decision.point for decision in recorder.decisions if decision.point.label}
+        return {point for point in points if point.operation in kept}
+
+    assert drawn(whole.keeping(kept)) == drawn(whole) != set()
