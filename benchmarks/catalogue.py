@@ -126,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     found = read_measured()
     if options.hunts:
-        store = shrinking.Store(options.shrunk, stamp())
+        store = shrinking.Store(options.shrunk, stamp(shrinking.NO_PART))
         for bug, runs in counts(options.hunts).items():
             row = smallest(store, bug)
             if row is not None:

@@ -44,6 +44,8 @@ OPERATIONS: Final = 6
 UNNECESSARY: Final = 3
 """Context switches it may have that are not known to be necessary."""
 SEEDS: Final = (1, 2, 3)
+NO_PART: Final = ("catalogue", "cli", "explore/puzzles", "explore/search", "testing")
+"""Folders of the package that take no part in finding and shrinking a failure and drawing its chart."""
 NUMBERS: Final = ("switches", "unnecessary", "draws", "runs", "elapsed")
 """Fields of a row that have a column."""
 
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--store", type=Path, default=STORE, help="results made so far")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     options = parser.parse_args(arguments)
-    store = Store(options.store, stamp())
+    store = Store(options.store, stamp(NO_PART))
     hunts = hunted(options.hunts) if options.hunts else {}
     failing = {which: str(one["token"]) for which, one in hunts.items()}
     keys = [Key(bug, seed, options.seconds) for bug in options.bugs for seed in options.seeds]
