@@ -40,7 +40,7 @@ from svm_actors.xe.vm_bind import BindFlag, BindKind, BindOp
 
 if TYPE_CHECKING:
     from svm_actors.workload.bind_run import BindRun
-    from svm_actors.world import BindVm, Process, UserSyncobj
+    from svm_actors.world import BindVm, GpuVm, Process, UserSyncobj
     from svm_actors.xe.exec import Execution
     from svm_actors.xe.exec_queue import ExecQueue
     from svm_actors.xe.gem import XeBo
@@ -410,20 +410,31 @@ class BindClient:
         vm = self.run.mirror_of(self.program.vm)
         if vm is None:
             return
-        if wild:
-            addr = self.run.address(page % self.run.program.pages) + self.offset
-            await (vm.store(addr, word(value)) if value else vm.load(addr, WORD))
-            return
+        try:
+            await (self._mirror_wild(vm, page, value) if wild else self._mirror_calm(vm, page, value))
+        except KernelError as error:
+            self.run.refusals.accept(error, "mirror")
+            self.engine.count("binds.mirror_refused")
+
+    async def _mirror_wild(self, vm: GpuVm | BindVm, page: int, value: int) -> None:
+        addr = self.run.address(page % self.run.program.pages) + self.offset
+        await (vm.store(addr, word(value)) if value else vm.load(addr, WORD))
+
+    async def _mirror_calm(self, vm: GpuVm | BindVm, page: int, value: int) -> None:
         place, addr = self._calm(page)
-        if value:
-            write = self.run.memory.write(place, self.number, value, self.engine.steps)
-            result = await vm.store(addr, word(value))
-            self.run.memory.end(write, self.engine.steps, certain=result is None)
+        if not value:
+            data = await vm.load(addr, WORD)
+            if isinstance(data, bytes):
+                legal = self.run.memory.own(place, self.number)
+                check_word(legal, int.from_bytes(data, "little"), "the mirroring VM", place, self.number)
             return
-        data = await vm.load(addr, WORD)
-        if isinstance(data, bytes):
-            legal = self.run.memory.own(place, self.number)
-            check_word(legal, int.from_bytes(data, "little"), "the mirroring VM", place, self.number)
+        write = self.run.memory.write(place, self.number, value, self.engine.steps)
+        try:
+            result = await vm.store(addr, word(value))
+        except KernelError:  # refused as a whole: no instruction has run
+            self.run.memory.cancel(write)
+            raise
+        self.run.memory.end(write, self.engine.steps, certain=result is None)
 
     async def _drop(self, number: int) -> None:
         """The mappings stay, and keep the object alive."""

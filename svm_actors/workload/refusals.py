@@ -30,8 +30,9 @@ CPU: Final[Mapping[str, Codes]] = {
     "fork": ("ENOMEM",),
 }
 """Of a thread, when nothing is injected.  fork: a device has a page for itself and somebody has it locked (MM-R28)."""
-GPU: Final[Mapping[str, Codes]] = {"create_vm": (), "gpu": ("ENOENT",), "driver": ()}
-"""Of a mirroring VM: -ENOENT is a program for a closed one.  A fault that is refused is a result, not an error."""
+GPU: Final[Mapping[str, Codes]] = {"create_vm": (), "gpu": ("ENOENT",), "mirror": (), "driver": ()}
+"""Of a mirroring VM: -ENOENT is a program for a closed one; ``mirror`` is one that nobody closes.  A fault that is
+refused is a result, not an error."""
 MIRROR: Final[Mapping[str, Codes]] = {
     "open": (),
     "dev_read": ("EFAULT",),
@@ -75,6 +76,7 @@ INJECTED: Final[Mapping[str, Mapping[str, Codes]]] = {
         _NEEDS_MEMORY,
         _BRINGS_HOME,
         dict.fromkeys(("mmap", "munmap", "mremap", "mprotect", "fork", "create_vm", "open"), ("ENOMEM",)),
+        {"mirror": ("ENOENT",)},  # the garbage collector could not take a range apart, which kills the VM
     ),
     "pgtable": _with(_NEEDS_MEMORY, {"fork": ("ENOMEM",), "mremap": ("ENOMEM",)}),
     "copy": _BRINGS_HOME,

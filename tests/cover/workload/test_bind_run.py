@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from svm_actors.engine.errors import EIO
+from svm_actors.engine.nursery import Nursery
 from svm_actors.explore.run import Run, run
 from svm_actors.gpu.events import GpuAccess
 from svm_actors.workload import bind_programs as bp
 from svm_actors.workload.bind_run import BindRun, bind_program, bind_program_scenario, random_bind_scenario
 from svm_actors.workload.bind_stories import BIND_STORIES
 from svm_actors.workload.builtin import TIGHT
-from svm_actors.workload.concurrent_programs import Mmap, ProcessProgram, RandomProgram
+from svm_actors.workload.concurrent_programs import Mmap, ProcessProgram, RandomProgram, Vm
 from svm_actors.world import World
 from svm_actors.xe.bind_ops import BindOps
 from svm_actors.xe.exec import Exec
@@ -239,6 +240,34 @@ def test_an_error_that_is_not_documented() -> None:
     subject = program((MAPPED, bp.Submit((store(0, 5),))))
     result = spoiled(subject, lambda patch: patch.setattr(Exec, "run", broken))
     assert failure_of(result) == ("binds", "errors")
+
+
+@pytest.mark.parametrize("struck", ["memory", "copy"])
+def test_a_mirroring_vm_may_be_dead_when_there_was_no_memory(struck: str) -> None:
+    """Its work item could not take a range apart, which kills the VM; every later program of it is refused."""
+    base = RandomProgram(2, (ProcessProgram((Mmap(0, 2, "rw", "private"),), ()),), (Vm(0, 0),), (), ())
+    accesses = (bp.Mirror(0, 7), bp.Mirror(0), bp.Mirror(0, 9, True))
+    subject = bp.BindProgram(base, 2, (bp.BindVmProgram(0),), (), (bp.Client(0, accesses),), ())
+
+    async def scenario(world: World) -> None:
+        done = BindRun(world, subject)
+        start = done._start_clients
+
+        async def kill_then_start(nursery: Nursery) -> None:
+            world.engine.faults.struck.append(struck)
+            assert done.vms[0] is not None
+            done.vms[0].vm.kill()
+            await start(nursery)
+
+        done._start_clients = kill_then_start  # type: ignore[method-assign]
+        await done.run()
+
+    result = run(scenario, config=TIGHT, backend="direct")
+    if struck == "memory":
+        assert result.failure is None
+        assert result.counters["binds.mirror_refused"] == len(accesses)
+    else:
+        assert failure_of(result) == ("refusals", "errno")
 
 
 # -- whole programs ------------------------------------------------------------------------
