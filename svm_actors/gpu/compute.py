@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import attrs
+
 from svm_actors.engine.engine import Engine
 from svm_actors.engine.errors import EngineError
 from svm_actors.gpu.address import Proto
@@ -37,6 +39,16 @@ _ACCESS: dict[type[Instruction], tuple[Kind, Access]] = {
     Store: ("store", _WRITE),
     AtomicAdd: ("atomic", _ATOMIC),
 }
+
+
+@attrs.define(eq=False)
+class Errand:
+    """What a context that may be reset knows of the instruction it is at."""
+
+    waits: bool = False
+    """Its fault is with the driver."""
+    lost: bool = False
+    """The context was reset: the instruction must not touch anything, and nobody waits for its result."""
 
 
 class ComputeEngine:
@@ -70,35 +82,35 @@ class ComputeEngine:
         """Take the page table away; what the TLB holds is the driver's to flush."""
         del self.page_tables[asid]
 
-    async def run(self, asid: int, program: Sequence[Instruction]) -> list[Result]:
+    async def run(self, asid: int, program: Sequence[Instruction], errand: Errand | None = None) -> list[Result]:
         """Run a program; one result per instruction done.  -EINVAL before anything is done.
 
         A refused fault ends the program with :class:`GpuFault` as its last result, a program given up
-        (:attr:`replay_limit`) with :class:`GpuStuck`.
+        (:attr:`replay_limit`, :attr:`Errand.lost`) with :class:`GpuStuck`.
         """
         for instruction in program:
             check(instruction)
         results: list[Result] = []
         for instruction in program:
-            result = await self._execute(asid, instruction)
+            result = await self._execute(asid, instruction, errand or Errand())
             results.append(result)
             if type(result) is GpuFault or type(result) is GpuStuck:
                 break
         return results
 
-    async def _execute(self, asid: int, instruction: Instruction) -> Result:
+    async def _execute(self, asid: int, instruction: Instruction, errand: Errand) -> Result:
         engine, tlb, vpn = self.engine, self.tlb, instruction.vpn
         kind, access = _ACCESS[type(instruction)]
         replays = 0
-        while True:
+        while not errand.lost:
             pte = tlb.lookup(asid, vpn)
             if pte is not None and self._permits(pte, access):
                 await engine.step(kind, tlb, vpn)
                 # It may have been flushed or exchanged meanwhile: only what is cached now counts.
-                if tlb.lookup(asid, vpn) is pte:
+                if tlb.lookup(asid, vpn) is pte and not errand.lost:
                     return self._access(asid, pte, instruction)
                 continue
-            errno = await self._translate(asid, vpn, access)
+            errno = await self._translate(asid, vpn, access, errand)
             if errno is None:
                 continue
             if errno:
@@ -106,16 +118,19 @@ class ComputeEngine:
             replays += 1
             if replays == self.replay_limit:
                 engine.count("gpu.stuck")
-                return GpuStuck(replays)
+                break
+        return GpuStuck(replays)
 
     # -- translation -----------------------------------------------------------------
 
-    async def _translate(self, asid: int, vpn: int, access: Access) -> int | None:
+    async def _translate(self, asid: int, vpn: int, access: Access, errand: Errand) -> int | None:
         """Walk, or fault; answers what the fault was acknowledged with, None when there was none."""
         await self.engine.step("tlb_fill", self.tlb, vpn)
-        if self._walk(asid, vpn, access):
+        if errand.lost or self._walk(asid, vpn, access):
             return None
+        errand.waits = True
         errno = await self.faults.report(asid, vpn, access)
+        errand.waits = False
         if not errno:
             self.engine.count("gpu.replay")
         return errno

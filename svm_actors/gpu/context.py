@@ -18,8 +18,10 @@ to a switch-off is lost, or comes when whoever waits for it gives up (:attr:`HwC
 
 The context-switch in flushes the TLB of its address space, and so does a batch that asks for it.
 
+A reset does not wait for the driver to answer a fault of the context: the instruction is lost where it is.
+
 Simplified: instructions take no time, a :class:`~svm_actors.gpu.program.Spin` does; the ring has no end;
-every context has an execution unit of its own.
+every context has an execution unit of its own.  After a reset it goes on when the lost fault is answered.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import attrs
 
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.engine.engine import Engine, Source
-from svm_actors.gpu.compute import ComputeEngine
+from svm_actors.gpu.compute import ComputeEngine, Errand
 from svm_actors.gpu.events import TlbFlushed
 from svm_actors.gpu.program import GpuFault, GpuStuck, Result, Spin, Step, Store
 from svm_actors.mm.constants import TASK_PAGES
@@ -151,6 +153,8 @@ class HwContext:
         self._resets = 0
         self._off_wanted = False
         self._executing = False
+        self._errand = Errand()
+        """The instruction that is on its way, or was the last one."""
         self._silent = False
         """It has been switched off, and the answer is lost or late."""
         self._defiant = False
@@ -186,13 +190,17 @@ class HwContext:
         self._ring_bell()
 
     async def reset(self) -> None:
-        """Off at once whatever it does, and the ring is lost; returns when nothing of it runs any more."""
+        """Off at once whatever it does, and the ring is lost; returns when nothing of it runs any more.
+
+        An instruction whose fault is with the driver is lost, too: the answer will mean nothing to anybody.
+        """
         await self.engine.step("write", self, "reset")
         self._resets += 1
+        self._errand.lost = True
         self.on = self._off_wanted = self.halted = self._silent = False
         self.ring.clear()
         self._bell.changed()
-        await self.engine.wait("wait", self, self._bell, lambda: not self._executing, "off")
+        await self.engine.wait("wait", self, self._bell, lambda: not self._executing or self._errand.waits, "off")
 
     def _ring_bell(self) -> None:
         if not self._started:
@@ -205,7 +213,7 @@ class HwContext:
     @property
     def busy(self) -> bool:
         """An instruction is on its way, or the hardware goes on with the next one by itself."""
-        return self._executing or (self.on and bool(self.ring))
+        return (self._executing and not self._errand.lost) or (self.on and bool(self.ring))
 
     @property
     def stuck(self) -> bool:
@@ -290,9 +298,10 @@ class HwContext:
             batch.disturbed, batch.unwell = Spin(ns), True
 
     async def _execute(self, batch: Batch, step: Step) -> Any:
+        self._errand = Errand()
         if isinstance(step, Spin):
             return await self._spin(batch, step)
-        return (await self.compute.run(self.asid, (step,)))[0]
+        return (await self.compute.run(self.asid, (step,), self._errand))[0]
 
     async def _spin(self, batch: Batch, spin: Spin) -> Any:
         """Until the time is over, it is preempted, or a reset ends it."""

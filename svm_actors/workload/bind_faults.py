@@ -2,7 +2,9 @@
 
 An ioctl may be refused with the errors it documents, with faults or without.  What has to be told apart is the end of a
 job: one that was disturbed on the hardware has a reason to fail, and those behind it on its queue have it too, as the
-queue is banned; so has one whose page fault could not be served, in fault mode, because something ran out just then.
+queue is banned; so has one whose page fault could not be served, in fault mode, because something ran out just then,
+and one that finds no entries for user memory that could not be mapped for DMA: that is reported as -EFAULT, as if the
+process had unmapped it, and a rebind gives it up.
 Nothing of this excuses a wrong value, or a job that fails in a run into which nothing was injected.
 """
 
@@ -52,6 +54,8 @@ def _refused(engine: Engine, execution: Execution) -> bool:
     results = execution.batch.results
     if not results or not isinstance(results[-1], GpuFault):
         return False
+    if struck(engine, "dma") and engine.counters["userptr.efault"]:
+        return True
     return BY_NUMBER[results[-1].errno] in FAULT_ERRORS and struck(engine, *RUN_OUT)
 
 

@@ -414,7 +414,8 @@ class PtBind:
             vma.present = False
         inherited = self._inherited()
         for piece, old in inherited.items():
-            piece.invalidated = old.invalidated and old not in self.prepared.staged
+            written = old in self.prepared.staged and old not in inherited
+            piece.invalidated = old.invalidated and not written
         for vma in self.prepared.staged:
             vma.staged = False
             vma.present = not vma.destroyed
@@ -424,7 +425,7 @@ class PtBind:
                 self.vm.rebind_list.pop(vma, None)
 
     def _inherited(self) -> dict[XeBindVma, XeBindVma]:
-        """Pieces whose entries are not written but those of a vma that was cut, with that vma.
+        """Pieces whose entries are not written but those of a vma that was cut, with that vma, in order.
 
         A piece that keeps entries keeps those that were zapped, too.  The digest is silent; were it forgotten, a
         fault would find the piece valid and never bind it.  Unless an earlier operation of the array has written them

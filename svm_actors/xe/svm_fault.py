@@ -185,9 +185,9 @@ class SvmFault:
             await self._upgrade(range_)
         except (EOPNOTSUPP, EFAULT, EPERM) as error:
             self.timeslice_ns <<= 1
+            await self.let_process_die()
             if self.tries > 0 or not self.devmem_only:
                 self._note_retry(range_, error)
-                await self.let_process_die()
                 return False
             self.engine.count("SVM-S06")
             return True
@@ -220,10 +220,11 @@ class SvmFault:
     async def let_process_die(self) -> None:
         """SVM-R21: the OOM reaper has been here, so no walk will succeed; the retries end with the last user of the mm.
 
-        The kernel's worker spins until then.  A spinning task would keep those from running that it waits for.
-        Whoever insists on device memory has few tries, and ends by himself.
+        The kernel's worker spins until then, and so does an atomic that is told after its few tries that it was served
+        (SVM-S06).  Whoever spins here would keep the clock from those that sleep meanwhile: a CPU fault waits for the
+        timeslice of a page, the reaper for its next attempt.
         """
-        if self.vm.mm.unstable and not self.devmem_only:
+        if self.vm.mm.unstable:
             await self.engine.sleep(REFAULT_INTERVAL_NS, "dying process")
 
     # -- F8 and F9 -------------------------------------------------------------------

@@ -142,6 +142,32 @@ def test_a_refused_fault_halts_it_and_is_reported_once() -> None:
     trial(body)
 
 
+@pytest.mark.parametrize("seed", [None, *range(20)])
+@pytest.mark.parametrize("errno", [0, 14])
+def test_a_reset_does_not_wait_for_the_answer_to_a_fault(errno: int, seed: int | None) -> None:
+    """The instruction is lost: it touches nothing when the answer comes, and nobody hears of its end."""
+
+    async def body(world: World, context: HwContext) -> None:
+        halts: list[str] = []
+        context.on_halt = lambda: halts.append("halt")
+        lost = batch(context, Load(1))
+        await context.submit(lost)
+        await context.switch_on()
+        fault = await world.gpu().gpu.fault_queue.receive()
+        assert context.busy
+        await context.reset()
+        assert not context.busy
+        later = batch(context, Spin(7))
+        await context.submit(later)
+        await context.switch_on()
+        fault.ack(errno)
+        await later.fence.wait()
+        assert (lost.results, halts, context.halted) == ([], [], False)
+        assert world.gpu().gpu.fault_queue.statistics()["faults"] == 1, "it was not tried again"
+
+    trial(body, seed)
+
+
 def test_nothing_starts_before_it_is_used() -> None:
     async def body(world: World, context: HwContext) -> None:
         engine: Engine = world.engine

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from svm_actors.engine.errors import EIO
+from svm_actors.engine.errors import EINVAL, EIO
 from svm_actors.engine.nursery import Nursery
 from svm_actors.explore.run import Run, run
+from svm_actors.gpu.context import Batch, HwFence
 from svm_actors.gpu.events import GpuAccess
+from svm_actors.gpu.program import GpuFault
 from svm_actors.workload import bind_programs as bp
+from svm_actors.workload.bind_faults import excused
 from svm_actors.workload.bind_run import BindRun, bind_program, bind_program_scenario, random_bind_scenario
 from svm_actors.workload.bind_stories import BIND_STORIES
 from svm_actors.workload.builtin import TIGHT
 from svm_actors.workload.concurrent_programs import Mmap, ProcessProgram, RandomProgram, Vm
 from svm_actors.world import World
 from svm_actors.xe.bind_ops import BindOps
-from svm_actors.xe.exec import Exec
+from svm_actors.xe.exec import Exec, Execution
 
 BASE = RandomProgram(2, (ProcessProgram((Mmap(0, 2, "rw", "private"),), ()),), (), (), ())
 MAPPED = bp.Bind((bp.Map(0, 2, 0),))
@@ -268,6 +272,25 @@ def test_a_mirroring_vm_may_be_dead_when_there_was_no_memory(struck: str) -> Non
         assert result.counters["binds.mirror_refused"] == len(accesses)
     else:
         assert failure_of(result) == ("refusals", "errno")
+
+
+def test_a_job_may_miss_user_memory_that_a_rebind_could_not_map() -> None:
+    """A mapping for DMA that fails is reported as -EFAULT: the memory is given up as if the process had unmapped it."""
+
+    async def scenario(world: World) -> None:
+        engine = world.engine
+        batch = Batch((), HwFence(SimpleNamespace(engine=engine, name="ring", fence_context=1), 1))  # type: ignore
+        batch.results.append(GpuFault(EINVAL().errno))
+        job = Execution(batch.fence, batch)
+        assert not excused(engine, job)
+        engine.count("userptr.efault")
+        assert not excused(engine, job), "the process has unmapped it, and knows"
+        engine.faults.struck.append("dma")
+        assert excused(engine, job)
+        engine.counters["userptr.efault"] = 0
+        assert not excused(engine, job), "it was mapped another way"
+
+    assert run(scenario, backend="direct").failure is None
 
 
 # -- whole programs ------------------------------------------------------------------------

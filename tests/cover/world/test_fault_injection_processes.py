@@ -10,6 +10,7 @@ from faulty import PAGE, fail_next, held, struck
 from svm_actors.engine.errors import EINTR, ESRCH, KernelError
 from svm_actors.explore.run import run
 from svm_actors.gpu.program import GpuFault
+from svm_actors.mm.page_table import Entry
 from svm_actors.world import Process, World
 
 PLACE = 1 << 30
@@ -120,6 +121,44 @@ def test_a_gpu_fault_on_reaped_memory_keeps_nobody_away() -> None:
     for seed in range(60):
         result = run(scenario, seed=seed, strategy="pct", step_budget=20_000, backend="direct", digest=False)
         assert result.failure is None, f"seed {seed}: {result.failure}"
+
+
+def test_an_atomic_on_reaped_memory_keeps_the_clock_from_nobody() -> None:
+    """It would be told after a few tries that it was served, and come back (SVM-S06); those whom it waits for sleep.
+
+    The CPU fault that is under way waits for the timeslice of the page, and so the process cannot end.
+    """
+    retried = []
+
+    async def scenario(world: World) -> None:
+        engine, process = world.engine, world.process()
+        addr = await process.mmap(PAGE)
+        await process.write(addr, b"old")
+        vm = await world.gpu().create_vm(process)
+
+        async def add() -> None:
+            await vm.atomic_add(addr, 1)
+
+        async def write() -> None:
+            while (pte := process.mm.page_table.get(addr // PAGE)) is None or pte.kind is not Entry.DEVICE_PRIVATE:
+                await engine.step("local")
+            with suppress(KernelError):
+                await process.write(addr, b"new")
+
+        async def kill() -> None:
+            while not engine.counters["migrate.timeslice"]:
+                await engine.step("local")
+            await process.kill(reap=True)
+
+        async with world.nursery() as nursery:
+            for each in (add, write, kill):
+                nursery.start_soon(each, name=each.__name__)
+        retried.append(engine.counters["gpu.retry.get_pages.EFAULT"])
+
+    for seed in range(60):
+        result = run(scenario, seed=seed, strategy="random", backend="direct", digest=False, step_budget=20_000)
+        assert result.failure is None, f"seed {seed}: {result.failure}"
+    assert any(retried), "some atomic met reaped memory"
 
 
 def test_the_reaper_does_not_wait_for_the_last_user() -> None:

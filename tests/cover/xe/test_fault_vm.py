@@ -204,6 +204,26 @@ def test_the_rest_of_a_cut_mapping_keeps_the_state_of_its_entries(evicted: bool)
     list(every(scenario, 10))
 
 
+@pytest.mark.parametrize("evicted", [False, True])
+def test_the_rest_of_what_was_cut_twice_at_once_keeps_the_state_of_its_entries(evicted: bool) -> None:
+    """The second cut is of a piece that the first one has left, and nobody has written its entries in between."""
+
+    async def scenario(world: World) -> None:
+        _process, vm, bo = await with_object(world, 3)
+        await vm.store(at(OBJECT + 2), b"kept")
+        if evicted:
+            await world.gpu().evict(3 * PAGE)
+        await vm.bind_array([vm.unmap_op(at(OBJECT + page), PAGE) for page in range(2)])
+        await world.settle()
+        assert entries(vm, OBJECT, 3) == ("---" if evicted else "--w")
+        assert await vm.load(at(OBJECT + 2), 4) == b"kept"
+        assert (bo.in_vram, entries(vm, OBJECT, 3)) == (True, "--w")
+        await world.gpu().evict(3 * PAGE)
+        assert (bo.in_vram, entries(vm, OBJECT, 3)) == (False, "---")
+
+    list(every(scenario, 10))
+
+
 def test_the_rest_of_a_mapping_that_was_prefetched_and_cut_at_once_is_zapped_by_the_next_eviction() -> None:
     """Its entries are those that the prefetch has written, whatever had become of the ones before."""
 
