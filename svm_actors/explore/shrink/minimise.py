@@ -19,6 +19,7 @@ from svm_actors.explore.shrink.joining import join_stretches
 from svm_actors.explore.shrink.operations import (
     drop_operations,
     drop_pairs,
+    drop_stretches,
     search_chunks,
     search_large,
     search_smaller_programs,
@@ -63,6 +64,7 @@ ROUND: Final[tuple[Callable[[Shrinker], None], ...]] = (
 """Passes that make a few runs for each thing they try."""
 SEARCHES: Final[tuple[Callable[[Shrinker], bool], ...]] = (
     drop_pairs,
+    drop_stretches,
     search_chunks,
     search_stretches,
     search_smaller_programs,

@@ -1,7 +1,7 @@
 """Pass (2): leave out operations of the program (exploration digest, section 1.4), cheap ways first.
 
-:func:`drop_operations` and :func:`drop_pairs` make at most two runs for each smaller program: the deviations of the
-best run, and its order.  Where these do not fail, other schedules may: :func:`search_chunks` and
+:func:`drop_operations`, :func:`drop_pairs` and :func:`drop_stretches` make a few runs for each smaller program: the
+deviations of the best run, and its order.  Where these do not fail, other schedules may: :func:`search_chunks` and
 :func:`search_stretches` try a few for each chunk, :func:`search_smaller_programs` many for each one and each two
 operations left out, the more of them the more operations there are.  Operations come first in merit, so a new schedule
 of a smaller program is an improvement; its own deviations are reset afterwards.
@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Final
 
 from svm_actors.explore.shrink.choices import reset_choices, shortest_prefix
+from svm_actors.explore.shrink.late import InLateOrder
 from svm_actors.explore.shrink.searching import searched
 from svm_actors.explore.shrink.shrinker import Shrinker
 from svm_actors.explore.strategies.guided import InOrder
@@ -84,22 +85,29 @@ def drop_pairs(shrinker: Shrinker) -> bool:
     return found
 
 
-def search_stretches(shrinker: Shrinker) -> bool:
-    """Of a program that is not small yet, search what is left without any stretch of operations, the longest first;
-    True when one could go.
+def drop_stretches(shrinker: Shrinker) -> bool:
+    """Of a program that is not small yet, leave out any stretch of operations, the longest first; True when one could
+    go.
 
     Operations that follow each other often need each other, as moves of one mapping from place to place do, and where
     halves and quarters begin is chance.
     """
+    return any(_recorded(shrinker, kept) for kept in _without_stretches(shrinker))
+
+
+def search_stretches(shrinker: Shrinker) -> bool:
+    """The same, with a few other schedules of what is left."""
+    return any(_searched(shrinker, kept, SEARCHES) for kept in _without_stretches(shrinker))
+
+
+def _without_stretches(shrinker: Shrinker) -> Iterator[frozenset[int]]:
+    """What is left of a program without any stretch of more than two operations."""
     numbers = shrinker.best.numbers
     count = len(numbers)
-    if not shrinker.best.run.subject.is_program or not HANDFUL < count <= STRETCHED:
-        return False
-    return any(
-        _searched(shrinker, frozenset(numbers[:start] + numbers[start + size :]), SEARCHES)
-        for size in range(count - 1, 2, -1)
-        for start in range(count - size, -1, -1)
-    )
+    if shrinker.best.run.subject.is_program and HANDFUL < count <= STRETCHED:
+        for size in range(count - 1, 2, -1):
+            for start in range(count - size, -1, -1):
+                yield frozenset(numbers[:start] + numbers[start + size :])
 
 
 def search_smaller_programs(shrinker: Shrinker) -> bool:
@@ -124,11 +132,15 @@ def _without_two(shrinker: Shrinker) -> Iterator[frozenset[int]]:
 
 
 def _recorded(shrinker: Shrinker, kept: frozenset[int]) -> bool:
-    """With these operations only: the same deviations, or every step that is left in its place."""
+    """With these operations only: the same deviations, or every step that is left in its place, told in two ways."""
     best = shrinker.best
     if shrinker.attempt(best.plan, kept):
         return True
-    return shrinker.anew("order", kept) and shrinker.offer(kept, InOrder(best.plan, best.order))
+    if not shrinker.anew("order", kept):
+        return False
+    return shrinker.offer(kept, InOrder(best.plan, best.order)) or shrinker.offer(
+        kept, InLateOrder(best.plan, shrinker.late())
+    )
 
 
 def _searched(shrinker: Shrinker, kept: frozenset[int], schedules: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from svm_actors.explore.run import execute
+from svm_actors.explore.shrink.late import LateRecorder, Places
 from svm_actors.explore.shrink.recording import Case, Merit, Recording
 from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.strategies.guided import Guided, Plan, Point, Recorder
@@ -59,6 +60,8 @@ class Shrinker:
         """Candidates accepted."""
         self.searched: dict[tuple[frozenset[int], tuple[int, ...]], int] = {}
         """Other schedules tried in vain, by the operations kept and the draws that make the program."""
+        self._late: tuple[Recording, Places] | None = None
+        """What :meth:`late` says, and of which run."""
         self._kind = first.run.failure.kind
         self._reserve = 0.0 if seconds is None else JUDGING * seconds
         self._deadline = None if seconds is None else time.monotonic() + seconds - self._reserve
@@ -107,6 +110,14 @@ class Shrinker:
         new = key not in self._asked
         self._asked.add(key)
         return new
+
+    def late(self) -> Places:
+        """Where the best run made each of its steps."""
+        if self._late is None or self._late[0] is not self.best:
+            recorder = LateRecorder(Replay(self.best.run.tape, self.best.run.arity))
+            self.record(self.best.kept, recorder)
+            self._late = self.best, recorder.places
+        return self._late[1]
 
     def judge(self) -> None:
         """Nothing more is tried; the time kept for judging what is left may be spent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from itertools import pairwise
 from typing import NoReturn
@@ -10,6 +11,7 @@ import attrs
 import pytest
 
 import svm_actors.explore.run
+from svm_actors.engine.channel import Channel
 from svm_actors.engine.errors import PropertyFailed
 from svm_actors.engine.op import Op
 from svm_actors.engine.task import NOBODY, Task, Thread
@@ -17,13 +19,14 @@ from svm_actors.explore.failure import Failure
 from svm_actors.explore.run import Run, replay, run
 from svm_actors.explore.shrink import Shrinker, arguments, minimise, operations, searching, shrink
 from svm_actors.explore.shrink.choices import shortest_prefix
+from svm_actors.explore.shrink.late import InLateOrder
 from svm_actors.explore.shrink.recording import Case
 from svm_actors.explore.shrink.sameness import FailureClass
 from svm_actors.explore.shrink.searching import TURNS, Search, search_short, searched
 from svm_actors.explore.shrink.shrinker import Enough
 from svm_actors.explore.shrink.threads import SKIPPED, Handovers, ThreadPct, plain
 from svm_actors.explore.strategies import Replay
-from svm_actors.explore.strategies.guided import Handover, Recorder
+from svm_actors.explore.strategies.guided import Handover, InOrder, Recorder
 from svm_actors.explore.subject import Scenario, subject_of
 from svm_actors.explore.targets import subject_named
 from svm_actors.workload.program import Kept, Operation, ProgramScenario
@@ -227,6 +230,56 @@ def test_runs_bound_a_search() -> None:
     with pytest.raises(Enough):
         searched(shrinker, frozenset(), 100)
     assert shrinker.runs == 10
+
+
+# -- the order told from the end --------------------------------------------------------------------
+
+
+async def asks_four_times(world: World, _program: None, kept: Kept) -> None:
+    """Of four requests to one actor the last is worked on just between two steps of the client: that is the failure."""
+    engine = world.engine
+    mailbox: Channel[int] = Channel(engine, "mailbox", 4)
+    handled = []
+
+    async def actor() -> None:
+        while True:
+            number = await mailbox.receive()
+            await engine.step("local")
+            handled.append(number)
+
+    async def client() -> None:
+        for number in range(4):
+            if number in kept:
+                with kept.doing(number):
+                    await mailbox.send(number)
+                    await engine.step("local")
+                    before = number in handled
+                    await engine.step("local")
+                    if number == 3 and number in handled and not before:
+                        raise PropertyFailed("toy", "between", "it came in between")
+
+    engine.spawn(actor(), "actor", daemon=True)
+    async with world.nursery() as nursery:
+        nursery.start_soon(client, name="client")
+
+
+OPERATIONS = [Operation("client", f"request {number}") for number in range(4)]
+FOUR_REQUESTS = ProgramScenario(lambda _draw: None, lambda _program: OPERATIONS, asks_four_times)
+
+
+def test_what_an_actor_did_last_is_what_it_does_in_the_smaller_program() -> None:
+    """Its steps have other numbers there, so no place is found for them when they are counted from the beginning."""
+    failed = Counter[str]()
+    for seed in range(400):
+        one = run(FOUR_REQUESTS, seed=seed, strategy="random", backend="direct")
+        if one.failure is not None:
+            for name in ("first", "late"):
+                shrinker = unjudged(FOUR_REQUESTS, one)
+                best, kept = shrinker.best, frozenset({3})
+                order = InLateOrder(best.plan, shrinker.late()) if name == "late" else InOrder(best.plan, best.order)
+                failed[name] += shrinker.offer(kept, order)
+            failed["all"] += 1
+    assert failed["late"] == failed["all"] > failed["first"]
 
 
 # -- simpler operations ---------------------------------------------------------------------------
