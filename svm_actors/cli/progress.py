@@ -1,4 +1,4 @@
-"""One line that shows how far long work has come: only when standard error is a terminal."""
+"""How far long work has come: one line that is drawn again on a terminal, and a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 REDRAW_SECONDS: Final = 0.1
+LOG_SECONDS: Final = 60.0
+"""Between two lines where standard error is no terminal; short work says nothing there."""
 
 
 class ProgressLine:
@@ -37,7 +39,9 @@ class ProgressLine:
             disable=not sys.stderr.isatty(),
         )
         self._task = self._line.add_task(title, total=total, note="")
+        self._title, self._total = title, total
         self._drawn = 0.0
+        self._begun = self._logged = time.monotonic()
 
     def __enter__(self) -> ProgressLine:
         self._line.start()
@@ -62,3 +66,10 @@ class ProgressLine:
         if now - self._drawn >= REDRAW_SECONDS:
             self._drawn = now
             self._line.refresh()
+        if self._line.disable and now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            self._log(done, note, now - self._begun)
+
+    def _log(self, done: int, note: str, elapsed: float) -> None:
+        how_far = f"{done}" if self._total is None else f"{done} of {self._total}"
+        print(f"{self._title}: {how_far} after {elapsed:.0f} s{note and f', {note}'}", file=sys.stderr, flush=True)

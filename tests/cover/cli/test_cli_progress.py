@@ -1,4 +1,4 @@
-"""The progress line: on a terminal only, and out of the way of what is printed."""
+"""The progress line: drawn on a terminal, said now and then in a log, and out of the way of what is printed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,22 @@ def test_work_without_a_known_end(tmp_path: Path) -> None:
     assert "fuzz" in seen
 
 
-def test_it_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_work_says_now_and_then_in_a_log_how_far_it_has_come(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("svm_actors.cli.progress.time.monotonic", lambda: now)
+    with ProgressLine("work", 90) as line:
+        for done in range(1, 91):
+            now += 2
+            line.show(done, "2 failures" if done > 40 else "")
+    assert capsys.readouterr() == (
+        "",
+        "work: 30 of 90 after 60 s\nwork: 60 of 90 after 120 s, 2 failures\nwork: 90 of 90 after 180 s, 2 failures\n",
+    )
+
+
+def test_short_work_is_silent_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressLine("work", 3) as line:
         line.show(1, "note")
         with line.aside():
