@@ -40,6 +40,7 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(FOUND), "python -m benchmarks suspected --none"
 
 
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the digests are not part of the package")
 def test_every_suspicion_of_the_digests_is_on_it() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(REFERENCE.glob("*.md")))
     known = set(re.findall(r"\b(?:SVM|PGM)-S\d\d\b", text))

@@ -12,6 +12,7 @@ from svm_actors.catalogue import catalogue, read_rows
 from svm_actors.catalogue.rows import IDS, BadRow
 
 REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference"
+needs_digests = pytest.mark.skipif(not REFERENCE.exists(), reason="the digests are not part of the package")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def test_rows_are_read(tmp_path: Path) -> None:
     assert (row.text, row.where, row.reason) == ("one x other: the window", "gpusvm 10", "because")
 
 
+@needs_digests
 def test_every_rule_and_invariant_has_a_row() -> None:
     text = "\n".join(path.read_text("utf-8") for path in sorted(REFERENCE.glob("*.md")))
     known = set(re.findall(r"\b(?:RULE-\d{2}|INV-(?:(?:FEN|VMB)-)?\d{2})\b", text))
@@ -45,6 +47,7 @@ def test_every_rule_and_invariant_has_a_row() -> None:
     assert sorted(name for name, entry in catalogue().items() if entry.where and name not in text) == []
 
 
+@needs_digests
 def test_every_bug_and_suspicion_is_planted_or_has_its_reason() -> None:
     text = "\n".join(path.read_text("utf-8") for path in sorted(REFERENCE.glob("*.md")))
     known = set(re.findall(r"\b(?:SVM|PGM|MM|VMB|FEN)-[BS]\d{2}\b", text))
