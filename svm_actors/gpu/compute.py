@@ -91,8 +91,9 @@ class ComputeEngine:
         for instruction in program:
             check(instruction)
         results: list[Result] = []
+        errand = errand or Errand()
         for instruction in program:
-            result = await self._execute(asid, instruction, errand or Errand())
+            result = await self._execute(asid, instruction, errand)
             results.append(result)
             if type(result) is GpuFault or type(result) is GpuStuck:
                 break

@@ -19,7 +19,7 @@ from svm_actors.engine.chooser import Chooser
 from svm_actors.engine.op import render
 from svm_actors.engine.task import Task
 from svm_actors.explore.shrink.threads import plain
-from svm_actors.explore.strategies.guided import Fork, Guided, Plan, Recorder, delivers
+from svm_actors.explore.strategies.guided import Fork, Guided, Plan, Recorder, first_delivery
 
 LateStep = tuple[str, int | None, str, int]
 """Whose step it is, in which operation, what it does, and how many such steps came before; of an actor's the operation
@@ -100,9 +100,9 @@ class InLateOrder(Guided):
 
     def pick(self, fork: Fork) -> int:
         """A message first; then the candidate whose next step comes first, the oldest of those that are equal."""
-        for index, task in enumerate(fork.candidates):
-            if delivers(task):
-                return index
+        delivery = first_delivery(fork.candidates)
+        if delivery is not None:
+            return delivery
         places = [self._place(task) for task in fork.candidates]
         return places.index(min(places))
 

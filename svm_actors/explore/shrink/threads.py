@@ -20,7 +20,7 @@ from typing import Final
 
 from svm_actors.engine.op import render
 from svm_actors.engine.task import Task, Thread
-from svm_actors.explore.strategies.guided import Handover, delivers
+from svm_actors.explore.strategies.guided import Handover, first_delivery
 
 SKIPPED: Final = (0, 0, 0, 0, 1, 1, 2, 3)
 """How many times a handover that is due may be put off."""
@@ -53,10 +53,9 @@ class ThreadPct:
 
     def schedule(self, running: Task | None, candidates: list[Task], timer: bool) -> int:
         """Messages first; then the thread of highest priority, after the change of this step if there is one."""
-        if self._eager:
-            for index, task in enumerate(candidates):
-                if delivers(task):
-                    return index
+        delivery = first_delivery(candidates) if self._eager else None
+        if delivery is not None:
+            return delivery
         best = self._best(running, candidates)
         if self._contested(candidates) and self._changed(candidates, candidates[best]):
             best = self._best(running, candidates)

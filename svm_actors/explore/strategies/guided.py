@@ -271,5 +271,10 @@ def delivers(task: Task) -> bool:
     return task.daemon and task.op[0] == RECEIVE
 
 
+def first_delivery(candidates: list[Task]) -> int | None:
+    """Which of these would take a message; None when nobody would."""
+    return next((index for index, task in enumerate(candidates) if delivers(task)), None)
+
+
 def _operation(task: Task) -> int:
     return -1 if task.operation is None else task.operation
