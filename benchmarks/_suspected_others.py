@@ -62,6 +62,20 @@ OTHERS: Final = (
         noticed=("lifetime/INV-05",),
     ),
     Suspicion(
+        "zapped rest",
+        "the rest of a mapping that is cut after an eviction is taken for valid",
+        "a rest whose entries can stay (vm_bind 8.5) is given `tile_present` of the mapping that was cut, and nothing "
+        "gives it `tile_invalidated`.  In a VM in fault mode an eviction zaps the entries of an object's mappings and "
+        "says so in that mask only.  After a cut the rest would count as bound: a fault on it is acknowledged at once, "
+        "the access faults again, and so on until something else zaps or binds it.  An atomic does not take that "
+        "exit, and user memory has no such rest.",
+        "mended: a rest takes over both (tests/cover/xe/test_fault_vm.py).  The script puts the suspected behaviour in "
+        "place, with a bound on how often the hardware comes back.  No race is needed.",
+        script="forgotten_invalidation",
+        placed=True,
+        noticed=("suspected",),
+    ),
+    Suspicion(
         "page between devices",
         "a job waits for as long as two devices pull one page to and fro",
         "a job with a dma-fence waits until faulting queues of its engines are off, and a context with a fault under "
