@@ -144,9 +144,13 @@ class FirstFailure:
             self.name = self.name or report.nodeid
 
 
+ALREADY_IMPORTED: Final = "ignore::pytest.PytestAssertRewriteWarning"
+"""An earlier rung has imported the package, of which pytest has a plugin where it is installed."""
+
+
 def tested(paths: tuple[str, ...]) -> str:
     """The first test that fails.  Examples that Hypothesis draws are always the same ones."""
     first = FirstFailure()
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=ci"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=ci", "-W", ALREADY_IMPORTED]
     code = pytest.main([*options, *paths], plugins=[first])
     return "" if code == pytest.ExitCode.OK else first.name or f"pytest ends with {code!r}"

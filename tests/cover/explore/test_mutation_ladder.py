@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from benchmarks import _mutants, mutation
 from benchmarks._ladder import Rung, Tree, Verdict, judge
 from benchmarks._mutants import Place, described, function_at, lots_of, numbered, quotas, silent_spans
 from benchmarks.mutation import Judgement, Measured, Row, Store, page, rate, read_judgements
+
+ONE_TEST = "tests/cover/drm/test_gpusvm_scan.py"
+CLIMB = f"import svm_actors; from benchmarks._rungs import tested; print(tested(({ONE_TEST!r},)) or 'held')"
 
 HALF = "def half(number):\n    return number // 2\n"
 
@@ -144,3 +149,9 @@ def test_a_malformed_judgement_is_named(tmp_path: Path) -> None:
     path.write_text("k | equal | why\n")
     with pytest.raises(ValueError, match=r"judgements\.txt:1"):
         read_judgements(path)
+
+
+def test_tests_can_be_run_where_an_earlier_rung_has_imported_the_package() -> None:
+    """Of which pytest knows a plugin where the package is installed, and wants to rewrite it."""
+    climbed = subprocess.run([sys.executable, "-c", CLIMB], cwd=mutation.ROOT, capture_output=True, text=True)
+    assert climbed.stdout.splitlines()[-1:] == ["held"], climbed.stdout + climbed.stderr
