@@ -108,6 +108,7 @@ def test_device_pages_keep_their_region() -> None:
         refs = machine.pagemap.refs
         range_ = await machine.mapped(AT, mine(machine))
         assert protos(range_) == "vvvv"
+        assert machine.engine.counters["SVM-R55"] == 0
         assert range_.pages.dpagemap is machine.pagemap
         assert machine.pagemap.refs == refs + 1
         assert range_.pages.flags == PagesFlags(has_devmem_pages=True, has_dma_mapping=True)
@@ -126,7 +127,9 @@ def test_without_an_owner_device_pages_come_home() -> None:
         await machine.map(4)
         await machine.write(AT, 1, 2, 3, 4)
         assert await machine.populate(AT, 4) == "ok"
+        assert machine.engine.counters["SVM-R55"] == 0
         range_ = await machine.mapped(AT)
+        assert machine.engine.counters["SVM-R55"] == 1
         assert protos(range_) == "ssss"
         assert await machine.read(AT, 4) == [1, 2, 3, 4]
 

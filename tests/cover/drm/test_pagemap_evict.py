@@ -65,7 +65,7 @@ def test_one_pass_empties_an_idle_allocation() -> None:
 
     counts = run(body).engine.counters
     assert (counts["evict"], counts["evict.pass"], counts["migrate.to_ram"]) == (1, 1, 0)
-    assert (counts["SVM-R20"], counts["migrate.partial"]) == (0, 0)
+    assert (counts["SVM-R20"], counts["PGM-R03"], counts["migrate.partial"]) == (0, 0, 0)
 
 
 def test_eviction_reaches_every_process_and_every_place() -> None:

@@ -124,10 +124,11 @@ Window = tuple[int, int, type[KernelError]]
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "error"), [(-4, -2, ENOENT), (0, 5, EINVAL), (2, 2, EINVAL), (3, 2, EINVAL), (16, 18, EBUSY)]
+    ("start", "end", "error", "changed"),
+    [(-4, -2, ENOENT, 1), (0, 5, EINVAL, 1), (2, 2, EINVAL, 0), (3, 2, EINVAL, 0), (16, 18, EBUSY, 0)],
 )
-def test_windows_that_are_refused(start: int, end: int, error: type[KernelError]) -> None:
-    """M1: the allocation reference is consumed all the same (RULE-59)."""
+def test_windows_that_are_refused(start: int, end: int, error: type[KernelError], changed: int) -> None:
+    """M1: the allocation reference is consumed all the same (RULE-59); some look like a VMA that changed (SVM-R17)."""
 
     async def body(machine: Machine) -> None:
         at = await machine.map(4)
@@ -138,6 +139,7 @@ def test_windows_that_are_refused(start: int, end: int, error: type[KernelError]
             with pytest.raises(error):
                 await machine.pagemap.migrate_to_devmem(devmem, machine.mm, at + start, at + end)
         assert devmem.released
+        assert machine.engine.counters["SVM-R17"] == changed
         bo.unlock()
         await bo.put()
 
