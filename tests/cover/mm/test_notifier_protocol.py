@@ -172,6 +172,33 @@ def test_a_refused_non_blockable_start_is_ended_for_everyone():
     Rig().run(body)
 
 
+class Refuser(Recorder):
+    """Says no to everything, also where nobody may."""
+
+    async def invalidate(self, notifier, event, seq):
+        notifier.set_seq(seq)
+        return False
+
+
+def test_nobody_can_refuse_a_start_that_is_blockable():
+    """The others are told all the same, and the change goes on."""
+
+    async def body(rig):
+        subs = rig.mm.subscriptions
+        refuser = Refuser("refuser")
+        await rig.core.call(m.IntervalNotifierRemove(rig.recorder.notifier))
+        for sub in (refuser, rig.recorder):
+            await rig.core.call(m.IntervalNotifierInsert(sub.notifier, rig.mm, FIRST, 4))
+        rig.recorder.take()
+        event = clear(rig, 0, 1)
+        await subs.invalidate_range_start(event)
+        assert rig.recorder.take() == [("CLEAR", 0, 1)]
+        await subs.invalidate_range_end(event)
+        await rig.core.call(m.IntervalNotifierRemove(refuser.notifier))
+
+    Rig().run(body)
+
+
 class TwoPass(Recorder):
     """First pass sets the sequence, the finish object does the rest."""
 
