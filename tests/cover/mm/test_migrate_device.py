@@ -3,9 +3,10 @@
 import pytest
 from mm_rig import FIRST, Rig, ToyDevice
 
-from svm_actors.engine.errors import EINVAL
+from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.mm import messages as m
 from svm_actors.mm.migrate_types import MigrateVma, Select
+from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_table import Entry
 
 
@@ -37,6 +38,22 @@ def test_a_filled_hole_is_one_more_page_of_the_process():
         assert rig.mm.rss.anon == 4
         await rig.read(2)
         assert rig.mm.rss.anon == 4
+
+    Rig().run(body)
+
+
+def test_a_hole_for_which_there_is_no_memory_stays_one_and_gives_its_page_back(monkeypatch):
+    def refuse(mm, vpn):
+        raise ENOMEM
+
+    async def body(rig):
+        device = ToyDevice(rig)
+        with monkeypatch.context() as patched:
+            patched.setattr(Mm, "pte_alloc", refuse)
+            assert await device.to_device(0, 4) == 0
+        assert kinds(rig) == ["-"] * 4
+        assert len(device.free) == 64
+        assert await device.to_device(0, 4) == 4
 
     Rig().run(body)
 
