@@ -5,6 +5,7 @@ from mm_rig import FIRST, Rig, ToyDevice
 
 from svm_actors.engine.errors import EINVAL, ENOMEM
 from svm_actors.mm import messages as m
+from svm_actors.mm.events import MigrationOver
 from svm_actors.mm.migrate_types import MigrateVma, Select
 from svm_actors.mm.mm_struct import Mm
 from svm_actors.mm.page_table import Entry
@@ -58,6 +59,12 @@ def test_a_hole_for_which_there_is_no_memory_stays_one_and_gives_its_page_back(m
     Rig().run(body)
 
 
+async def lock_for_a_while(rig, folio):
+    await folio.lock.acquire()
+    await rig.engine.sleep(1)
+    folio.lock.release()
+
+
 @pytest.mark.parametrize("reason", ["locked", "pinned", "isolated"])
 def test_a_busy_page_stays_and_is_restored(reason):
     async def body(rig):
@@ -66,13 +73,8 @@ def test_a_busy_page_stays_and_is_restored(reason):
         await rig.write(1, 2)
         busy = rig.pte(0).folio
 
-        async def lock_for_a_while():
-            await busy.lock.acquire()
-            await rig.engine.sleep(1)
-            busy.lock.release()
-
         if reason == "locked":
-            holder = rig.engine.spawn(lock_for_a_while(), "holder")
+            holder = rig.engine.spawn(lock_for_a_while(rig, busy), "holder")
             while not busy.lock.locked:
                 await rig.engine.step("local")
         elif reason == "pinned":
@@ -91,6 +93,25 @@ def test_a_busy_page_stays_and_is_restored(reason):
         assert [await rig.read(0), await rig.read(1)] == [1, 2]
 
     Rig("random", 1).run(body)
+
+
+def test_a_migration_is_over_once_for_every_entry_it_collected_or_filled():
+    """Oracles look at a page when it is said to be over."""
+    over = []
+
+    async def body(rig):
+        device = ToyDevice(rig)
+        await rig.write(0, 1)
+        await rig.write(1, 2)
+        page = rig.pte(0).folio
+        rig.engine.listeners.append(lambda event: over.append(event) if type(event) is MigrationOver else None)
+        holder = rig.engine.spawn(lock_for_a_while(rig, rig.pte(1).folio), "holder")
+        assert await device.to_device(0, 3) == 2
+        await rig.engine.join(holder)
+        there = [rig.pte(index).folio for index in (0, 2)]
+        assert [(event.source, event.target) for event in over] == [(page, there[0]), (None, there[1])]
+
+    Rig().run(body)
 
 
 def test_shared_memory_is_unmapped_and_restored_but_never_moves():
