@@ -399,6 +399,20 @@ def test_mirror_vmas_that_are_alike_become_one_and_keep_their_ranges() -> None:
     list(every(scenario, 5))
 
 
+def test_a_mirror_swallows_no_neighbour_of_another_kind_and_none_with_wishes_of_its_own() -> None:
+    async def scenario(world: World) -> None:
+        process, vm = await start_fault(world)
+        await process.mmap(8 * PAGE, addr=at(0), fixed=True)
+        bo = await vm.create_bo(PAGE)
+        await vm.bind(at(0), bo)
+        await vm.bind_mirror(at(4), PAGE)
+        await vm.madvise(at(4), PAGE, atomic="cpu")
+        await vm.bind_mirror(at(1), 3 * PAGE)
+        assert spans(vm) == [(0, 1, bo.name), (1, 4, "mirror"), (4, 5, "mirror")]
+
+    list(every(scenario, 5))
+
+
 def test_the_permission_to_keep_ranges_is_that_of_one_operation() -> None:
     """SVM-S09: in 7.3.4 the second operation would take the vma away and leave the range."""
 
