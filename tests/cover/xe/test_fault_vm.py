@@ -182,8 +182,36 @@ def test_an_evicted_object_loses_its_entries_and_comes_back_by_a_fault() -> None
         assert await vm.load(at(OBJECT), 4) == b"here"
         assert (bo.in_vram, entries(vm, OBJECT, 2)) == (True, "ww")
 
-    # Nobody unbinds it meanwhile (VMB-R09).
-    assert all("VMB-R09" not in result.counters for result in every(scenario, 10))
+    # Nobody unbinds it meanwhile (VMB-R09), and no job is still to write its entries (VMB-R23).
+    assert all({"VMB-R09", "fault.zap_waits"}.isdisjoint(result.counters) for result in every(scenario, 10))
+
+
+@pytest.mark.parametrize(("npages", "written"), [(1, f" 0x{VPN + OBJECT:x}"), (2, "")])
+def test_an_eviction_zaps_then_flushes_then_waits(npages: int, written: str) -> None:
+    """The whole trace of it; entries of one page are named, as others may be written at the same time."""
+
+    async def scenario(world: World) -> None:
+        _process, vm, _bo = await with_object(world, npages)
+        await vm.load(at(OBJECT))
+        await world.gpu().evict(npages * PAGE)
+
+    trace = run(scenario, record=True).trace
+    assert trace is not None
+    begin = trace.index("main: trylock gpu0.vm1.resv")
+    end = trace.index("main: send gpu0.copy.ring SubmitCopy", begin)
+    assert list(trace[begin + 1 : end]) == [
+        "main: alloc ram bo",
+        "main: write gpu0.iommu map",
+        "main: read gpu0.vm1",
+        f"main: pte_write gpu0.vm1.pt{written}",
+        "main: lock gpu0.tlb_client.seqno_lock",
+        "main: send gpu0.tlb_inval.ring InvalidateTlb",
+        "gpu0.tlb_inval: start",
+        "gpu0.tlb_inval: receive gpu0.tlb_inval.ring",
+        "gpu0.tlb_inval: tlb_flush gpu0.tlb",
+        "gpu0.tlb_inval: fence_signal gpu0.tlb_inval.fence.1",
+        "main: fence_wait gpu0.tlb_client.fence.1",
+    ]
 
 
 @pytest.mark.parametrize("evicted", [False, True])

@@ -226,6 +226,20 @@ def test_what_is_overdue_ends_with_etime_up_to_the_first_that_is_not() -> None:
     run(scenario)
 
 
+def test_the_timer_gives_the_next_one_the_time_that_it_has_left() -> None:
+    async def scenario(world: World) -> None:
+        client = Silent(world.gpu().gpu, timeout=TIMEOUT_NS)
+        first = await client.submit(1, 0, 1)
+        await world.sleep(TIMEOUT_NS // 4)
+        second = await client.submit(1, 1, 2)
+        await client.wait(first)
+        await client.wait(second)
+        assert isinstance(second.error, ETIME)
+        assert world.engine.now == TIMEOUT_NS + TIMEOUT_NS // 4
+
+    run(scenario)
+
+
 def test_an_acknowledgement_in_time_disarms_the_timer() -> None:
     async def scenario(world: World) -> None:
         client = client_of(world, timeout=TIMEOUT_NS)
