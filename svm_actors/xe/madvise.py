@@ -9,9 +9,10 @@ A range that reaches over an end would belong to two vmas, so it goes before the
 memory are brought home, entries and DMA mappings removed.  Unlike 7.3.4, which goes on while the removal of entries
 is still queued (SVM-S05), this waits for it.
 
+Attributes that end with their memory are in :mod:`svm_actors.xe.autoreset`.
+
 Simplified: attributes are those of mirrored memory; objects and user memory are passed over and not split.  There is
-no purgeable state, and no attribute that resets itself when memory is unmapped, which is opt-in.  Files of other
-devices are not there to be named as a preferred location (-ENOENT).
+no purgeable state.  Files of other devices are not there to be named as a preferred location (-ENOENT).
 """
 
 from __future__ import annotations
