@@ -120,9 +120,6 @@ def test_a_read_only_window_migrates_and_stays_read_only() -> None:
     run(body)
 
 
-Window = tuple[int, int, type[KernelError]]
-
-
 @pytest.mark.parametrize(
     ("start", "end", "error", "changed"),
     [(-4, -2, ENOENT, 1), (0, 5, EINVAL, 1), (2, 2, EINVAL, 0), (3, 2, EINVAL, 0), (16, 18, EBUSY, 0)],

@@ -208,13 +208,19 @@ def test_without_the_lock_the_hardware_works_in_another_order() -> None:
 # -- when it goes wrong ----------------------------------------------------------------------
 
 
+async def one_overdue(world: World, apart: int) -> tuple[Silent, Fence, Fence]:
+    """Two flushes that nobody answers, the second so many ns after the first, until the timer has ended the first."""
+    client = Silent(world.gpu().gpu, timeout=TIMEOUT_NS)
+    first = await client.submit(1, 0, 1)
+    await world.sleep(apart)
+    second = await client.submit(1, 1, 2)
+    await client.wait(first)
+    return client, first, second
+
+
 def test_what_is_overdue_ends_with_etime_up_to_the_first_that_is_not() -> None:
     async def scenario(world: World) -> None:
-        client = Silent(world.gpu().gpu, timeout=TIMEOUT_NS)
-        first = await client.submit(1, 0, 1)
-        await world.sleep(TIMEOUT_NS // 2)
-        second = await client.submit(1, 1, 2)
-        await client.wait(first)
+        client, first, second = await one_overdue(world, TIMEOUT_NS // 2)
         assert isinstance(first.error, ETIME)
         assert not second.signaled
         assert world.engine.now == TIMEOUT_NS
@@ -228,11 +234,7 @@ def test_what_is_overdue_ends_with_etime_up_to_the_first_that_is_not() -> None:
 
 def test_the_timer_gives_the_next_one_the_time_that_it_has_left() -> None:
     async def scenario(world: World) -> None:
-        client = Silent(world.gpu().gpu, timeout=TIMEOUT_NS)
-        first = await client.submit(1, 0, 1)
-        await world.sleep(TIMEOUT_NS // 4)
-        second = await client.submit(1, 1, 2)
-        await client.wait(first)
+        client, _first, second = await one_overdue(world, TIMEOUT_NS // 4)
         await client.wait(second)
         assert isinstance(second.error, ETIME)
         assert world.engine.now == TIMEOUT_NS + TIMEOUT_NS // 4
