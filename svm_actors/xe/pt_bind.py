@@ -409,27 +409,30 @@ class PtBind:
         self._settle()
 
     def _settle(self) -> None:
-        """The state of the vmas is what the page table will be when all that was submitted is through."""
+        """The state of the vmas is what the page table will be when all that was submitted is through.
+
+        In the order of the array: a piece that a cut has left may be written, or cut again, by a later operation.
+        """
         for vma in self.prepared.unstaged:
             vma.present = False
         inherited = self._inherited()
-        for piece, old in inherited.items():
-            written = old in self.prepared.staged and old not in inherited
-            piece.invalidated = old.invalidated and not written
         for vma in self.prepared.staged:
             vma.staged = False
             vma.present = not vma.destroyed
             vma.large = vma.may_have_large_entries()
-            if vma not in inherited:
+            old = inherited.pop(vma, None)
+            if old is not None:
+                vma.invalidated = old.invalidated
+            else:
                 vma.invalidated = False
                 self.vm.rebind_list.pop(vma, None)
 
     def _inherited(self) -> dict[XeBindVma, XeBindVma]:
-        """Pieces whose entries are not written but those of a vma that was cut, with that vma, in order.
+        """Pieces that begin with entries of a vma that was cut, with that vma.
 
         A piece that keeps entries keeps those that were zapped, too.  The digest is silent; were it forgotten, a
-        fault would find the piece valid and never bind it.  Unless an earlier operation of the array has written them
-        anew: a piece taken for zapped would be passed over by the next eviction.
+        fault would find the piece valid and never bind it.  What an operation of the array has written anew is not
+        zapped any more, neither here nor in what is cut from it: the next eviction would pass it over.
         """
         return {
             piece: op.vma
