@@ -190,6 +190,8 @@ class Coherence:
             change.raced.append((place, offset, data))
             if change.event.what != "fork":
                 unstable = True
+                if change.event.what == "move":
+                    self._of(mm, change.event.to_start + place).may(offset, data)  # the entry may yet take it along
             elif change.event.to_mm is not None:
                 self._of(change.event.to_mm, vpn).may(offset, data)
         if unstable:

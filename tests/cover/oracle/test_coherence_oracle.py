@@ -145,6 +145,19 @@ def test_a_move_takes_the_data_along(watched):
     refuses(oracle, rig, 21, 9)
 
 
+def test_a_store_at_the_old_place_may_be_read_at_the_new_one_before_the_move_is_through(watched):
+    oracle, rig = watched
+    cpu(oracle, rig, 1, 5, write=True)
+    oracle(change(RangeChanging, rig, "move", to_start=FIRST + 20))
+    refuses(oracle, rig, 21, 6)
+    cpu(oracle, rig, 1, 6, write=True)
+    cpu(oracle, rig, 21, 6)
+    cpu(oracle, rig, 21, 5)
+    refuses(oracle, rig, 22, 6)
+    oracle(change(RangeChanged, rig, "move", to_start=FIRST + 20))
+    cpu(oracle, rig, 21, 6)
+
+
 def test_a_child_has_its_parents_past_and_its_own_future(watched):
     oracle, rig = watched
     cpu(oracle, rig, 0, 5, write=True)

@@ -1,9 +1,11 @@
 """Memory through the verbs of a world: system calls of several processes beside a GPU and mirrors."""
 
+from contextlib import suppress
+
 import pytest
 
 from svm_actors import run
-from svm_actors.engine.errors import EEXIST, ENOMEM
+from svm_actors.engine.errors import EEXIST, ENOMEM, KernelError
 from svm_actors.mm.messages import SIGSEGV
 from svm_actors.world import Config, World
 
@@ -11,10 +13,10 @@ PAGE = 4096
 AT = 1 << 30
 
 
-def held(scenario, seeds=20, **options):
-    """Run under fifo and random schedules on the direct back end; raise what failed."""
+def held(scenario, seeds=20, strategy="random", **options):
+    """Run under fifo and other schedules on the direct back end; raise what failed."""
     for seed in range(seeds):
-        result = run(scenario, seed=seed, strategy="random" if seed else "fifo", backend="direct", **options)
+        result = run(scenario, seed=seed, strategy=strategy if seed else "fifo", backend="direct", **options)
         assert result.ok, result.failure
 
 
@@ -35,6 +37,33 @@ def test_a_world_that_is_used_and_closed_holds_nothing():
     held(scenario, seeds=4)
     for world in worlds:
         assert world.statistics()["core_mm"] == {"mms": 0, "ram": 0, "swap": 0}
+
+
+def test_a_store_goes_along_with_a_page_that_is_being_moved():
+    """It may be read at the new place before mremap is through."""
+    early = []
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        await process.mmap(2 * PAGE, addr=AT, fixed=True)
+        await process.write(AT + PAGE, b"2")
+        moved = []
+
+        async def store_and_look() -> None:
+            with suppress(KernelError):
+                await process.write(AT + PAGE, b"3")
+            if await process.read(AT) == b"3" and not moved:
+                early.append(world)
+
+        async def move() -> None:
+            moved.append(await process.mremap(AT + PAGE, PAGE, PAGE, to=AT))
+
+        async with world.nursery() as nursery:
+            nursery.start_soon(store_and_look)
+            nursery.start_soon(move)
+
+    held(scenario, seeds=200, strategy="surw")
+    assert early
 
 
 def test_file_mappings_of_two_processes_are_one_memory():
