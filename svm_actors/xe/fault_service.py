@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svm_actors.drm.exec import DrmExec
-from svm_actors.engine.errors import EACCES, EAGAIN
+from svm_actors.engine.errors import EACCES, EAGAIN, EFAULT
 from svm_actors.gpu.fault import Access
 from svm_actors.xe.bind_ops import OpKind, XeOp
 from svm_actors.xe.pt_bind import FENCES_PER_BIND, PtBind
@@ -79,10 +79,18 @@ class VmaFault:
         return not self.needs_vram or (bo is not None and bo.in_vram)
 
     async def pin(self) -> None:
-        """xe_vma_userptr_pin_pages, if the pages are not those of the process any more; no reservation held."""
+        """xe_vma_userptr_pin_pages, if the pages are not those of the process any more; no reservation held.
+
+        -EFAULT: they are gone, or could not be mapped for DMA.
+        """
         userptr = self.vma.userptr
-        if userptr is not None and userptr.stale():
+        if userptr is None or not userptr.stale():
+            return
+        try:
             await userptr.pin_pages()
+        except EFAULT:
+            self.engine.count("userptr.efault")
+            raise
 
     async def _bind(self) -> Fence | None:
         """Answers the fence of the writes, None when the CPU wrote.  -EAGAIN: the user memory went stale."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from bind_injection_bench import PAGE, VPN, Planned, at, every, load, machine, run, snapshot, store, submitted
 
-from svm_actors.engine.errors import ECANCELED, EINTR, ENOENT, ENOMEM
+from svm_actors.engine.errors import ECANCELED, EFAULT, EINTR, ENOENT, ENOMEM
 from svm_actors.gpu.program import GpuFault, Spin
+from svm_actors.workload.bind_faults import excused
 from svm_actors.world import BindVm, World
 from svm_actors.xe.vm_bind import BindFlag, BindKind, BindOp, vm_bind
 
@@ -271,3 +272,22 @@ async def hold(world: World, bo: Any) -> None:
     await bo.resv.lock()
     await world.sleep(10)
     bo.resv.unlock()
+
+
+def test_user_memory_that_cannot_be_mapped_for_dma_refuses_the_fault_of_a_job() -> None:
+    """The job has a reason to fail then, as where a rebind fails so."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        vm = await world.gpu().create_vm(process, "fault", mirror=False)
+        addr = await process.mmap(PAGE)
+        await vm.bind_userptr(at(1), addr, PAGE)
+        await process.madvise(addr, PAGE, "dontneed")
+        Planned(world, dma=(0, 1))  # in one piece, and page by page
+        job = await submitted(vm, load(1))
+        await job.fence.wait()
+        assert job.batch.results == [GpuFault(EFAULT().errno)]
+        assert excused(world.engine, job)
+
+    for result in every(scenario, 10):
+        assert result.counters["userptr.efault"] == 1
