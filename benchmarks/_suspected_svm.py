@@ -118,8 +118,8 @@ SVM: Final = (
         "of an array of binds with a prefetch some are committed and none is carried out",
         "a prefetch in an array that cannot migrate ends the ioctl with -ENODATA, which is reported as success.  What "
         "the array unmapped before may be out of the tree by then, with its entries alive and its vma never freed.",
-        "the model brings each range of a prefetch through before the next and never abandons an array.  Planted, the "
-        "migration phase ends it (here device memory is too small).",
+        "the model gives up single ranges of a prefetch and never abandons an array.  Planted, the migration phase "
+        "ends it (here device memory is too small).",
         bug="SVM-S10",
     ),
     Suspicion(
@@ -127,8 +127,8 @@ SVM: Final = (
         "the same array is finished although its page-table work was given up",
         "when the race is lost at pre-commit, the page-table work is aborted and the operations are finished all the "
         "same: what was unmapped is destroyed at once, and its memory may be given away, while its entries are alive.",
-        "the script puts it in place, with a prefetch that cannot migrate instead of one that loses its race late: "
-        "the model has no commit of a prefetch together with other operations.",
+        "ranges that are prefetched are committed together with all other operations of the array; the model drops "
+        "those that lose the race.  The script puts what is suspected in the place of that.",
         script="finished_without_work",
         placed=True,
         noticed=("lifetime",),

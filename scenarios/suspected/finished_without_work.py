@@ -1,13 +1,12 @@
 """SVM-S10, case b: an array is finished although its page-table work was given up.
 
-The model carries every array out.  What 7.3.4 is suspected to do is put in its place here: a prefetch that cannot
-migrate ends the work of the whole array, whose operations are then finished as if it had been done.  The object that
-was unmapped loses its last reference while the GPU still has entries for it.
+The model drops a range whose pages have gone by the last look before the commit, and carries out the rest of the array.
+What 7.3.4 is suspected to do is put in its place here: the page-table work of the whole array is given up, and its
+operations are then finished as if it had been done.  The object that was unmapped loses its last reference while the
+GPU still has entries for it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from svm_actors import Config, World
 from svm_actors.drm.exec import DrmExec
@@ -28,10 +27,10 @@ def nothing_to_do(_vm: XeFaultVm, _error: KernelError) -> None:
     raise ENODATA
 
 
-async def finish_in_any_case(ioctl: FaultIoctl, ops: Sequence[BindOp]) -> None:
+async def finish_in_any_case(ioctl: FaultIoctl) -> None:
     """What was given up is finished here and now, and nothing is left to carry out."""
     try:
-        await Ioctl.parse_all(ioctl, ops)
+        await Ioctl.execute(ioctl)
     except ENODATA:
         with DrmExec(ioctl.engine, "abandoned", ignore_duplicates=True) as exec_:
             await exec_.until_all_locked(ioctl._lock_and_prep)
@@ -40,18 +39,31 @@ async def finish_in_any_case(ioctl: FaultIoctl, ops: Sequence[BindOp]) -> None:
 
 
 async def scenario(world: World) -> None:
-    """An object is unmapped and its handle closed; nobody should reach its memory afterwards."""
+    """An object is unmapped and its handle closed; nobody should reach its memory afterwards.
+
+    The same array prefetches memory that the process drops at that moment.
+    """
     world.engine.parts.replace(give_up, lambda _original: nothing_to_do)
-    world.engine.parts.replace_guard(FaultIoctl, "parse_all", finish_in_any_case)
+    world.engine.parts.replace_guard(FaultIoctl, "execute", finish_in_any_case)
     process = world.process()
-    await process.mmap(4 * PAGE, addr=ADDR, fixed=True)
-    vm = await world.gpu().create_vm(process, mirror=False, chunk_pages=(4, 1), check_pages_threshold=0)
-    await vm.bind_mirror(ADDR, 4 * PAGE)
+    await process.mmap(PAGE, addr=ADDR, fixed=True)
+    await process.write(ADDR, b"x")
+    vm = await world.gpu().create_vm(process, mirror=False, chunk_pages=(1,), check_pages_threshold=0)
+    await vm.bind_mirror(ADDR, PAGE)
     bo = await vm.create_bo(PAGE, placement="system")
     await vm.bind(OBJECT, bo)
     await vm.store(OBJECT, b"x")
-    prefetch = BindOp(BindKind.PREFETCH, ADDR // PAGE, 4, region="vram")
-    await vm.bind_array([vm.unmap_op(OBJECT, PAGE), prefetch])
+    prefetch = BindOp(BindKind.PREFETCH, ADDR // PAGE, 1, region="system")
+
+    async def bind() -> None:
+        await vm.bind_array([vm.unmap_op(OBJECT, PAGE), prefetch])
+
+    async def drop() -> None:
+        await process.madvise(ADDR, PAGE, "dontneed")
+
+    async with world.nursery() as nursery:
+        nursery.start_soon(bind)
+        nursery.start_soon(drop)
     await vm.close_bo(bo)
     await world.settle()
     await vm.load(OBJECT)

@@ -22,6 +22,7 @@ from svm_actors.xe.validation import keeping_out
 
 if TYPE_CHECKING:
     from svm_actors.drm.gpuvm_gem import GemObject
+    from svm_actors.xe.svm_prefetch import RangePrefetch
     from svm_actors.xe.vm_mode import XeBindVm
 
 
@@ -54,6 +55,8 @@ class XeOp:
     """Its entries stay as they are."""
     region: str | None = None
     """PREFETCH in fault mode: where its object should be; None: where it belongs."""
+    ranges: RangePrefetch | None = None
+    """PREFETCH of a mirror: what of it."""
 
     def new_vmas(self) -> list[XeBindVma]:
         """Vmas that exist because of it."""

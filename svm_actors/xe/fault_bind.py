@@ -16,13 +16,14 @@ is silent, but ranges without a vma are no state to be in.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from svm_actors.engine.errors import EBUSY, EINVAL
 from svm_actors.mm.constants import TASK_PAGES
 from svm_actors.xe.bind_ops import BindOps, OpKind, XeOp
 from svm_actors.xe.bind_vma import XeBindVma
-from svm_actors.xe.svm_prefetch import prefetch_ranges
+from svm_actors.xe.svm_prefetch import RangePrefetch
 from svm_actors.xe.vm_attr import DEFAULT_ATTR
 from svm_actors.xe.vm_bind import BindFlag, BindKind, BindOp, Ioctl
 from svm_actors.xe.vm_vma import XeVma
@@ -137,7 +138,7 @@ class FaultIoctl(Ioctl):
     # -- prefetch ----------------------------------------------------------------------------
 
     async def _prepare_prefetch(self, op: BindOp, made: list[XeOp]) -> None:
-        """Before any reservation: user memory is pinned (VMB-B12), SVM ranges are moved and bound."""
+        """Before any reservation: user memory is pinned (VMB-B12), SVM ranges are found."""
         for prefetch in self.to_prepare(made):
             prefetch.region = op.region
             vma = prefetch.vma
@@ -145,7 +146,14 @@ class FaultIoctl(Ioctl):
                 await self.pin_for_prefetch(vma)
             elif vma.mirror is not None:
                 span = max(vma.addr, op.addr), min(vma.end, op.addr + op.npages)
-                await prefetch_ranges(self.vm, vma.mirror, span, op.region)
+                wanted = vma.mirror if op.region is None else vma.mirror.preferring(op.region)
+                target = wanted.preferred_pagemap(self.vm.device)
+                prefetch.ranges = RangePrefetch(self.vm, vma.mirror, target)
+                await prefetch.ranges.find(span)
+
+    async def before_locks(self) -> None:
+        """SVM ranges are moved where they are wanted."""
+        await fetch_all(self.bind_ops.ops)
 
     def to_prepare(self, made: list[XeOp]) -> list[XeOp]:
         """SVM-S15: all of them, whatever lies between."""
@@ -162,3 +170,10 @@ class FaultIoctl(Ioctl):
             await op.vma.bo.migrate(op.region)
         elif not op.vma.deferred or op.vma.present or op.kind is OpKind.PREFETCH:
             await super().validate_op(op, exec_)
+
+
+async def fetch_all(ops: Iterable[XeOp]) -> None:
+    """Of all operations, in order.  -ENOMEM and what else get_pages raises that is no race."""
+    for op in ops:
+        if op.ranges is not None:
+            await op.ranges.fetch()

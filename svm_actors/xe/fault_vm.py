@@ -209,11 +209,16 @@ class XeFaultVm(XeBindVm):
         return vpn if vma.mirror is not None else int(vma.userptr.start) + vpn - vma.addr
 
     def gpu_spans(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Where [start, end) of the process is shown: in ranges, and in bound vmas of user memory.
+        """Where [start, end) of the process is shown: in bound ranges, and in bound vmas of user memory.
 
-        What an unbind under way has yet to clear is not shown any more.
+        What an unbind under way has yet to clear is not shown any more, and may still be where a range is not bound
+        yet: the mapping that a mirror takes the place of.
         """
-        spans = [(max(start, found.start), min(end, found.end)) for found in self.svm.gpusvm.ranges(start, end)]
+        spans = [
+            (max(start, found.start), min(end, found.end))
+            for found in self.svm.gpusvm.ranges(start, end)
+            if isinstance(found, XeSvmRange) and found.tile_present
+        ]
         for userptr in self.userptr.live:
             first, last = max(start, userptr.start), min(end, userptr.start + userptr.npages)
             vma = userptr.vma

@@ -22,6 +22,7 @@ from svm_actors.xe.pt_update import UpdatePageTable, write_entries
 from svm_actors.xe.svm_range import TILE, XeSvmRange
 
 if TYPE_CHECKING:
+    from svm_actors.drm.gpusvm_pages import AddressArray
     from svm_actors.xe.svm_host import SvmHost
 
 Entries = tuple[tuple[int, GpuPte], ...]
@@ -66,8 +67,7 @@ class XePt:
                 self.precommit_range(range_)
                 fence = await self._update(range_.start, range_.end, entries, by_cpu)
                 self.publish(fence)
-                range_.tile_present |= TILE
-                range_.tile_invalidated &= ~TILE
+                range_.note_bound()
         self.engine.count("gpu.bind")
         return fence
 
@@ -75,14 +75,23 @@ class XePt:
         """Take the cursor under the lock, stage the entries without it (SVM-R49)."""
         gpusvm = self.vm.svm.gpusvm
         async with gpusvm.notifier_lock.reading():
-            if not gpusvm.pages_valid(range_.pages):
-                self.engine.count("SVM-R02")
-                self.note_evicted(range_)
-                raise EAGAIN
-            cursor = range_.pages.array
-        assert cursor is not None
+            cursor = self.cursor(range_)
         await gpusvm.might_reclaim("page tables", "pgtable")
         self.engine.faults.fail("fence")
+        return self.entries(range_, cursor, read_only)
+
+    def cursor(self, range_: XeSvmRange) -> AddressArray:
+        """Addresses of its pages, notifier_lock held.  -EAGAIN when they are not valid any more."""
+        if not self.vm.svm.gpusvm.pages_valid(range_.pages):
+            self.engine.count("SVM-R02")
+            self.note_evicted(range_)
+            raise EAGAIN
+        cursor = range_.pages.array
+        assert cursor is not None
+        return cursor
+
+    def entries(self, range_: XeSvmRange, cursor: AddressArray, read_only: bool) -> Entries:
+        """What leads to these addresses."""
         writable = self.vm.write_bit.writable
         return tuple(
             (range_.start + index, GpuPte.of(page.addr, writable(page, read_only), page.folio))

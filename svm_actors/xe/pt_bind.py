@@ -17,22 +17,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import attrs
-
 from svm_actors.dma_buf.fence import Fence
 from svm_actors.dma_buf.fence_memory import allocate
 from svm_actors.dma_buf.resv import Usage
-from svm_actors.engine.errors import EAGAIN, ENOMEM, PropertyFailed
+from svm_actors.engine.errors import EAGAIN, ENOMEM, KernelError, PropertyFailed
 from svm_actors.gpu.page_table import GpuPte
 from svm_actors.xe.bind_ops import OpKind, XeOp
 from svm_actors.xe.bind_queue import PtJob, TlbJob
 from svm_actors.xe.bind_vma import XeBindVma
-from svm_actors.xe.pt_tree import PtUpdate
+from svm_actors.xe.pt_prepared import Prepared
 from svm_actors.xe.scratch import SCRATCH_PTE, bind_must_flush
+from svm_actors.xe.svm_prefetch import is_still_valid
 
 if TYPE_CHECKING:
     from svm_actors.drm.exec import DrmExec
     from svm_actors.xe.bind_queue import BindQueue
+    from svm_actors.xe.svm_prefetch import RangePrefetch
     from svm_actors.xe.vm_mode import XeBindVm
 
 NULL_PTE = SCRATCH_PTE
@@ -40,46 +40,6 @@ NULL_PTE = SCRATCH_PTE
 
 FENCES_PER_BIND = 2
 """Slots a bind needs in every reservation: the writes and the flush."""
-
-
-@attrs.define
-class Prepared:
-    """What one pass of prepare found out."""
-
-    updates: list[PtUpdate] = attrs.field(factory=list)
-    """In the order in which they must be written."""
-    flush: tuple[int, int] | None = None
-    """Span whose translations must go."""
-    wait: Usage | None = None
-    """Slots of the VM to wait for; None: none."""
-    kernel: bool = False
-    """The fence goes into KERNEL slots: everybody has to wait, as for a move."""
-    staged: list[XeBindVma] = attrs.field(factory=list)
-    """Vmas marked as staged."""
-    unstaged: list[XeBindVma] = attrs.field(factory=list)
-    """Vmas whose entries go."""
-    userptr: bool = False
-    """User memory is bound: the notifier lock is needed."""
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """All that is touched."""
-        return min(update.start for update in self.updates), max(update.end for update in self.updates)
-
-    def clear(self, start: int, end: int, *, flush: bool = True) -> None:
-        """Entries go, and with them their translations."""
-        self.updates.append(PtUpdate(start, end))
-        if flush:
-            self.flush_too(start, end)
-
-    def flush_too(self, start: int, end: int) -> None:
-        """Translations of this span must go."""
-        first, last = self.flush or (start, end)
-        self.flush = min(first, start), max(last, end)
-
-    def wait_for(self, usage: Usage) -> None:
-        """The strictest wish counts."""
-        self.wait = usage if self.wait is None else max(self.wait, usage)
 
 
 class PtBind:
@@ -123,6 +83,8 @@ class PtBind:
             allocate(self.engine, self.vm.memory, "page tables")
             self.engine.faults.fail("pgtable")
             for op in self.ops:
+                if op.ranges is not None:
+                    await op.ranges.take_cursors()
                 self._prepare_op(op)
         except BaseException:
             self.reset()
@@ -139,8 +101,18 @@ class PtBind:
             case OpKind.REMAP:
                 self._remap(op)
             case OpKind.REBIND | OpKind.PREFETCH:
-                if op.vma.mirror is None:
+                if op.ranges is not None:
+                    self._bind_ranges(op.ranges)
+                elif op.vma.mirror is None:
                     self._rewrite(op.vma)
+
+    def _bind_ranges(self, prefetch: RangePrefetch) -> None:
+        """bind_range_prepare: SVM ranges that an operation prefetches, in its place among the others."""
+        for range_, entries in prefetch.cursors:
+            self.prepared.add_entries(entries, range_.start, range_.end, flush=bind_must_flush(self.vm))
+            self.vm.pt_tree.stage(range_.start, range_.end)
+            self.prepared.ranges.append((prefetch.vm, range_, self.prepared.updates[-1]))
+            self.prepared.wait_for(Usage.KERNEL)
 
     def _bind(self, vma: XeBindVma) -> None:
         """xe_pt_stage_bind: nodes and entries of a vma."""
@@ -148,9 +120,7 @@ class PtBind:
         self.vm.pt_tree.stage(vma.addr, vma.end)
         entries = self.entries(vma)
         if entries:
-            self.prepared.updates.append(PtUpdate(vma.addr, vma.end, entries))
-            if bind_must_flush(self.vm):
-                self.prepared.flush_too(vma.addr, vma.end)
+            self.prepared.add_entries(entries, vma.addr, vma.end, flush=bind_must_flush(self.vm))
         self.prepared.userptr |= vma.userptr is not None
         self.prepared.staged.append(vma)
         vma.staged = True
@@ -233,14 +203,15 @@ class PtBind:
 
     async def _run_prepared(self, exec_: DrmExec) -> list[Fence]:
         """What allocates comes first: under notifier_lock nothing may, as reclaim waits for notifiers."""
-        vm, prepared = self.vm, self.prepared
         job, flush = self._make_jobs()
-        if prepared.userptr:
-            await vm.notifier_lock.read()
+        keeps_notifiers_out = self.prepared.needs_notifier_lock
+        if keeps_notifiers_out:
+            await self.vm.notifier_lock.read()
             try:
                 self.look_at_user_memory()
-            except EAGAIN:
-                vm.notifier_lock.release()
+                self._look_at_ranges(job)
+            except KernelError:
+                self.vm.notifier_lock.release()
                 self._abort(job, flush)
                 raise
         self.look_at_what_goes()
@@ -248,8 +219,8 @@ class PtBind:
             written = await self._write(job)
             await self._commit(exec_, written, flush)
         finally:
-            if prepared.userptr:
-                vm.notifier_lock.release()
+            if keeps_notifiers_out:
+                self.vm.notifier_lock.release()
         return self.queue.last_fences()
 
     def _make_jobs(self) -> tuple[PtJob | None, TlbJob | None]:
@@ -312,6 +283,14 @@ class PtBind:
             self.engine.count("VMB-R17")
             if self.vm.faulting:
                 raise EAGAIN
+
+    def _look_at_ranges(self, job: PtJob | None) -> None:
+        """SVM-R28: ranges whose pages went meanwhile are not bound; that is no error, nor anybody else's business."""
+        for vm, range_, update in [*self.prepared.ranges]:
+            if not is_still_valid(vm, range_):
+                self.prepared.drop(update)
+        if job is not None:
+            job.updates = tuple(self.prepared.updates)
 
     def look_at_what_goes(self) -> None:
         """An invalid mapping that is bound no more must be unbound before the next job runs (section 4.1).
@@ -394,7 +373,7 @@ class PtBind:
         vm, prepared = self.vm, self.prepared
         await self.engine.step("write", vm.pt_tree, "commit")
         vm.pt_tree.commit(prepared.updates)
-        if written is not None:
+        if written is not None and prepared.updates:
             vm.range_fences.insert(*prepared.span, written)
         if prepared.kernel:
             vm.tlb_flush_seqno += 1
@@ -413,6 +392,9 @@ class PtBind:
 
         In the order of the array: a piece that a cut has left may be written, or cut again, by a later operation.
         """
+        for _vm, range_, _update in self.prepared.ranges:
+            range_.note_bound()
+            self.engine.count("gpu.bind")
         for vma in self.prepared.unstaged:
             vma.present = False
         inherited = self._inherited()

@@ -1,17 +1,20 @@
 """PREFETCH of mirrored memory (gpusvm section 8).
 
-Range by range, with vm.lock held for write and no reservation: find or make the range, move its pages to where they are
-wanted, get them, write the entries.  What the process has not mapped is skipped.  Pages that will not move, or move
-again before the entries are written, end the prefetch of their range without an error: the next fault tries again.
+In three parts, with vm.lock held for write throughout.  While the array is taken apart, ranges are found or made, as
+whoever wants to unmap their mirror later in the array must meet them.  Then, before any reservation, their pages are
+moved to where they are wanted and got.  Their entries are written with those of all other operations, in the order of
+the array (:mod:`svm_actors.xe.pt_bind`): a mapping that a mirror took the place of is gone from the page table by then.
 
-Simplified: the kernel moves all ranges first and binds them in one go with the other operations of the ioctl; there,
-a race at the end gives up all of them, and one in the middle the whole ioctl (SVM-S10).  Here each range is
-through before the next one.
+What the process has not mapped is skipped.  Pages that will not move, or move again before the entries are written,
+end the prefetch of their range without an error, and of no other: the next fault tries again.  In 7.3.4 a race at the
+end gives up all of them, and one in the middle the whole ioctl (SVM-S10).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import attrs
 
 from svm_actors.drm.gpusvm_range import GpusvmCtx
 from svm_actors.engine.errors import EAGAIN, EFAULT, ENOENT, EOPNOTSUPP, EPERM, KernelError
@@ -20,61 +23,113 @@ from svm_actors.xe.svm_range import XeSvmRange
 if TYPE_CHECKING:
     from svm_actors.drm.pagemap import DrmPagemap
     from svm_actors.xe.fault_vm import XeFaultVm
+    from svm_actors.xe.pt import Entries
     from svm_actors.xe.vm_vma import XeVma
 
 
-async def prefetch_ranges(vm: XeFaultVm, vma: XeVma, span: tuple[int, int], region: str | None) -> None:
-    """Pages ``span`` to ``vram``, ``system``, or where the vma prefers them.
+@attrs.define(eq=False)
+class RangePrefetch:
+    """What one operation prefetches of one mirror vma."""
 
-    -ENOENT closed, -EFAULT dying process, -EPERM, -EIO memory that cannot be mirrored, -ENOMEM, -EBUSY.
-    """
-    vm.assert_locked()
-    gpusvm = vm.svm.gpusvm
-    wanted = vma if region is None else vma.preferring(region)
-    target = wanted.preferred_pagemap(vm.device)
-    vpn, end = span
-    while vpn < end:
-        try:
-            range_ = await _find(vm, vma, vpn)
-        except ENOENT:
-            following = await gpusvm.find_vma_start(vpn, end)
-            if following <= vpn:  # gone and come back between the two looks
+    vm: XeFaultVm
+    """Whose."""
+    vma: XeVma
+    """The mirror."""
+    target: DrmPagemap | None
+    """Device memory to move to; None: home."""
+    ranges: list[XeSvmRange] = attrs.field(factory=list)
+    """Those that are not bound there already, without a reference."""
+    cursors: list[tuple[XeSvmRange, Entries]] = attrs.field(factory=list)
+    """Entries of those whose pages are still valid, as the last pass found them."""
+
+    # -- while the array is taken apart ------------------------------------------------------
+
+    async def find(self, span: tuple[int, int]) -> None:
+        """Ranges of pages ``span``.
+
+        -ENOENT closed, -EFAULT dying process, -EPERM, -EIO memory that cannot be mirrored, -ENOMEM, -EBUSY.
+        """
+        self.vm.assert_locked()
+        vpn, end = span
+        while vpn < end:
+            try:
+                range_ = await self._find(vpn)
+            except ENOENT:
+                following = await self.vm.svm.gpusvm.find_vma_start(vpn, end)
+                if following <= vpn:  # gone and come back between the two looks
+                    continue
+                vpn = following
                 continue
-            vpn = following
-            continue
-        await _prefetch_one(vm, vma, range_, target)
-        vpn = range_.end
+            if not (range_.has_valid_mapping and range_.pages.dpagemap is self.target):
+                self.ranges.append(range_)
+            vpn = range_.end
+
+    async def _find(self, vpn: int) -> XeSvmRange:
+        """Made with no threshold: chunks need not be populated.  Dead ranges first, as in a fault (SVM-R04)."""
+        await self.vm.gc.collect()
+        range_ = await self.vm.svm.gpusvm.range_find_or_insert(
+            vpn, self.vma.start, self.vma.end, self._ctx(None)
+        )
+        assert isinstance(range_, XeSvmRange)
+        return range_
+
+    def _ctx(self, target: DrmPagemap | None) -> GpusvmCtx:
+        return GpusvmCtx(
+            device_private_page_owner=None if target is None else self.vm.owner,
+            check_pages_threshold=0,
+            read_only=self.vma.read_only,
+            devmem_possible=self.vm.device.is_dgfx,
+        )
+
+    # -- before any reservation --------------------------------------------------------------
+
+    async def fetch(self) -> None:
+        """Move pages and get them.  -ENOMEM and what else get_pages raises that is no race."""
+        found, self.ranges = self.ranges, []
+        for range_ in found:
+            if range_.flags.unmapped:  # and taken apart, perhaps, while another was looked for
+                continue
+            try:
+                await self._move(range_)
+                await self.vm.svm.get_pages(range_, self._ctx(self.target))
+            except (EAGAIN, EOPNOTSUPP, EFAULT, EPERM) as error:
+                self.vm.engine.parts.of(give_up)(self.vm, error)
+            else:
+                self.ranges.append(range_)
+
+    async def _move(self, range_: XeSvmRange) -> None:
+        """-EAGAIN when it would not go to device memory."""
+        target = self.target
+        if target is not None and range_.flags.migrate_devmem:
+            try:
+                await self.vm.svm.alloc_vram(range_, self._ctx(target), target)
+            except KernelError:
+                raise EAGAIN from None
+        elif target is None and range_.pages.dpagemap is not None:
+            await self.vm.svm.gpusvm.range_evict(range_)
+
+    # -- with the reservations ---------------------------------------------------------------
+
+    async def take_cursors(self) -> None:
+        """Take them under the lock, stage the entries without it; they may go stale from then on (SVM-R49)."""
+        self.cursors = []
+        pt = self.vm.pt
+        async with self.vm.svm.gpusvm.notifier_lock.reading():
+            for range_ in self.ranges:
+                try:
+                    self.cursors.append((range_, pt.entries(range_, pt.cursor(range_), self.vma.read_only)))
+                except EAGAIN as error:
+                    self.vm.engine.parts.of(give_up)(self.vm, error)
 
 
-def _ctx(vm: XeFaultVm, vma: XeVma, target: DrmPagemap | None, threshold: int = 0) -> GpusvmCtx:
-    return GpusvmCtx(
-        device_private_page_owner=None if target is None else vm.owner,
-        check_pages_threshold=threshold,
-        read_only=vma.read_only,
-        devmem_possible=vm.device.is_dgfx,
-    )
-
-
-async def _find(vm: XeFaultVm, vma: XeVma, vpn: int) -> XeSvmRange:
-    """Made with no threshold: chunks need not be populated.  Dead ranges first, as in a fault (SVM-R04)."""
-    await vm.gc.collect()
-    range_ = await vm.svm.gpusvm.range_find_or_insert(vpn, vma.start, vma.end, _ctx(vm, vma, None))
-    assert isinstance(range_, XeSvmRange)
-    return range_
-
-
-async def _prefetch_one(vm: XeFaultVm, vma: XeVma, range_: XeSvmRange, target: DrmPagemap | None) -> None:
-    if range_.has_valid_mapping and range_.pages.dpagemap is target:
-        return
-    ctx = _ctx(vm, vma, target)
+def is_still_valid(vm: XeFaultVm, range_: XeSvmRange) -> bool:
+    """Pre-commit, with notifier_lock held: False gives this range up."""
     try:
-        await _move(vm, range_, ctx, target)
-        await vm.svm.get_pages(range_, ctx)
-        fence = await vm.pt.bind_range(range_, vma.read_only)
-    except (EAGAIN, EOPNOTSUPP, EFAULT, EPERM) as error:
+        vm.pt.precommit_range(range_)
+    except EAGAIN as error:
         vm.engine.parts.of(give_up)(vm, error)
-        return
-    await fence.wait()
+        return False
+    return True
 
 
 def give_up(vm: XeFaultVm, _error: KernelError) -> None:
@@ -84,14 +139,3 @@ def give_up(vm: XeFaultVm, _error: KernelError) -> None:
     """
     vm.engine.count("SVM-R28")
     vm.engine.count("prefetch.gave_up")
-
-
-async def _move(vm: XeFaultVm, range_: XeSvmRange, ctx: GpusvmCtx, target: DrmPagemap | None) -> None:
-    """-EAGAIN when it would not go to device memory."""
-    if target is not None and range_.flags.migrate_devmem:
-        try:
-            await vm.svm.alloc_vram(range_, ctx, target)
-        except KernelError:
-            raise EAGAIN from None
-    elif target is None and range_.pages.dpagemap is not None:
-        await vm.svm.gpusvm.range_evict(range_)

@@ -43,3 +43,8 @@ class XeSvmRange(GpusvmRange):
     def has_valid_mapping(self) -> bool:
         """xe_vm_has_valid_gpu_mapping: read without a lock in the fault path (SVM-R27)."""
         return bool(self.tile_present & ~self.tile_invalidated & TILE)
+
+    def note_bound(self) -> None:
+        """Its entries are written, or the job that will is published; notifier_lock held."""
+        self.tile_present |= TILE
+        self.tile_invalidated &= ~TILE

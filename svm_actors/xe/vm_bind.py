@@ -185,6 +185,7 @@ class Ioctl:
         self.array = len(ops) > 1
         try:
             await self.parse_all(ops)
+            await self.before_locks()
             await validating(self.vm.device.region.vram, self.execute)
         except KernelError:
             self.engine.count("bind.unwound")
@@ -265,6 +266,9 @@ class Ioctl:
             await self.bind_ops.commit(made, None)
 
     # -- the page table ------------------------------------------------------------------------
+
+    async def before_locks(self) -> None:
+        """What cannot be done under a reservation: in fault mode mirrored memory moves."""
 
     async def execute(self) -> None:
         """vm_bind_ioctl_ops_execute: lock everything, make it resident, update, publish."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from svm_actors.bugs.bug import Bug, replace_function, replace_guard, together
 from svm_actors.engine.errors import ENODATA, KernelError
-from svm_actors.xe.fault_bind import FaultIoctl
+from svm_actors.xe.fault_bind import FaultIoctl, fetch_all
 from svm_actors.xe.fault_vm import XeFaultVm
 from svm_actors.xe.svm_prefetch import give_up
-from svm_actors.xe.vm_bind import BindOp, Ioctl
 
 
 def nothing_to_do(_vm: XeFaultVm, _error: KernelError) -> None:
@@ -17,10 +14,10 @@ def nothing_to_do(_vm: XeFaultVm, _error: KernelError) -> None:
     raise ENODATA
 
 
-async def or_nothing(ioctl: FaultIoctl, ops: Sequence[BindOp]) -> None:
+async def or_nothing(ioctl: FaultIoctl) -> None:
     """What is committed to the tree stays so, and none of it is carried out: user space sees success."""
     try:
-        await Ioctl.parse_all(ioctl, ops)
+        await fetch_all(ioctl.bind_ops.ops)
     except ENODATA:
         ioctl.bind_ops.ops.clear()
 
@@ -34,6 +31,6 @@ SVM_S10 = Bug(
     story="an-unmap-and-a-prefetch",
     plant=together(
         replace_function(give_up, nothing_to_do),
-        replace_guard(FaultIoctl, "parse_all", or_nothing),
+        replace_guard(FaultIoctl, "before_locks", or_nothing),
     ),
 )
