@@ -252,33 +252,17 @@ def test_the_rest_of_what_was_cut_twice_at_once_keeps_the_state_of_its_entries(e
     list(every(scenario, 10))
 
 
-def test_the_rest_of_a_mapping_that_was_prefetched_and_cut_at_once_is_zapped_by_the_next_eviction() -> None:
+@pytest.mark.parametrize("prefetched_first", [True, False])
+def test_the_rest_of_what_was_cut_and_prefetched_at_once_is_zapped_by_the_next_eviction(prefetched_first: bool) -> None:
     """Its entries are those that the prefetch has written, whatever had become of the ones before."""
 
     async def scenario(world: World) -> None:
         _process, vm, bo = await with_object(world, 2)
         await vm.store(at(OBJECT), b"kept")
         await world.gpu().evict(2 * PAGE)
-        prefetch = BindOp(BindKind.PREFETCH, VPN + OBJECT, 2)
-        await vm.bind_array([prefetch, vm.unmap_op(at(OBJECT + 1), PAGE)])
-        await world.settle()
-        assert (bo.in_vram, entries(vm, OBJECT, 2)) == (True, "w-")
-        await world.gpu().evict(2 * PAGE)
-        assert (bo.in_vram, entries(vm, OBJECT, 2)) == (False, "--")
-        assert await vm.load(at(OBJECT), 4) == b"kept"
-
-    list(every(scenario, 10))
-
-
-def test_the_rest_of_a_mapping_that_was_cut_and_prefetched_at_once_is_zapped_by_the_next_eviction() -> None:
-    """The other way round: it was cut with entries that had been zapped, and has those of the prefetch."""
-
-    async def scenario(world: World) -> None:
-        _process, vm, bo = await with_object(world, 2)
-        await vm.store(at(OBJECT), b"kept")
-        await world.gpu().evict(2 * PAGE)
-        prefetch = BindOp(BindKind.PREFETCH, VPN + OBJECT, 1)
-        await vm.bind_array([vm.unmap_op(at(OBJECT + 1), PAGE), prefetch])
+        prefetch = BindOp(BindKind.PREFETCH, VPN + OBJECT, 2 if prefetched_first else 1)
+        cut = vm.unmap_op(at(OBJECT + 1), PAGE)
+        await vm.bind_array([prefetch, cut] if prefetched_first else [cut, prefetch])
         await world.settle()
         assert (bo.in_vram, entries(vm, OBJECT, 2)) == (True, "w-")
         await world.gpu().evict(2 * PAGE)
